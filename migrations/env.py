@@ -1,0 +1,133 @@
+"""How migrations run: as the tables' owner, in our schema alone, one at a time, and never waiting long for a lock.
+
+All names in migrations are without a schema; the search path of the migrating connection puts them into ours
+(``OPS_DATABASE_SCHEMA``), whose version table is ``ops_alembic_version``, so that the platform can live in a database
+that has tables and migrations of its own.
+"""
+
+from __future__ import annotations
+
+import logging.config
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from alembic import context
+from alembic.autogenerate.api import AutogenContext
+from alembic.util import CommandError
+from sqlalchemy import BLANK_SCHEMA, MetaData, create_engine, pool, text
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
+
+from db.encryption import Encrypted
+from db.errors import OpsError
+from db.migrate import explain, migration_lock
+from db.models import Base
+from db.models.audit_log import XID8
+from db.models.base import Word
+from db.settings import get_settings
+
+MIGRATION_LOCK = f"SELECT pg_advisory_xact_lock(hashtextextended('{migration_lock()}', 0))"
+VERSION_TABLE = "ops_alembic_version"
+LOCK_TIMEOUT = "3s"
+STATEMENT_TIMEOUT = "15min"
+
+OUR_TABLES = {table.name for table in Base.metadata.tables.values()}
+
+schema = get_settings().database_schema
+
+
+def target_metadata() -> MetaData:
+    """Our tables without their schema, as the migrating connection sees them."""
+    plain = MetaData(naming_convention=Base.metadata.naming_convention)
+    for table in Base.metadata.sorted_tables:
+        table.to_metadata(plain, schema=None, referred_schema_fn=lambda *_: BLANK_SCHEMA)
+    return plain
+
+
+def include_name(name: str | None, type_: str, _parents: Any) -> bool:
+    """Compare our tables only; the partitions of the audit trail come and go by themselves."""
+    if type_ == "schema":
+        return name is None
+    if type_ == "table":
+        return name in OUR_TABLES
+    return True
+
+
+def render_item(type_: str, item: Any, autogen: AutogenContext) -> str | bool:
+    """Our column types are plain text in a migration: a migration must run without any key or enum of today."""
+    if type_ == "type" and isinstance(item, (Encrypted, Word)):
+        return "sa.Text()"
+    if type_ == "type" and isinstance(item, XID8):
+        autogen.imports.add("from db.models.audit_log import XID8")
+        return "XID8()"
+    return False
+
+
+def prepare(run: Any) -> None:
+    """Search path, timeouts, and one migration at a time per database and schema; all end with the transaction."""
+    run(f"SET LOCAL search_path = {schema}, pg_temp")
+    run(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}'")
+    run(MIGRATION_LOCK)
+    run(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+    # Asked first: CREATE ... IF NOT EXISTS wants a right to make schemas even where there is nothing to make.
+    run(f"DO $$BEGIN IF to_regnamespace('{schema}') IS NULL THEN CREATE SCHEMA {schema}; END IF; END$$")
+
+
+options: dict[str, Any] = {
+    "version_table": VERSION_TABLE,
+    "include_name": include_name,
+    "render_item": render_item,
+    "compare_type": True,
+    "compare_server_default": True,
+    "transaction_per_migration": False,
+}
+
+
+def run_online(connection: Connection) -> None:
+    # What Alembic takes for the default schema, whose tables it names without one.
+    connection.dialect.default_schema_name = schema
+    context.configure(connection=connection, target_metadata=target_metadata(), **options)
+    with context.begin_transaction():
+        prepare(lambda statement: connection.execute(text(statement)))
+        context.run_migrations()
+
+
+def run_offline() -> None:
+    context.configure(
+        dialect_name="postgresql",
+        target_metadata=target_metadata(),
+        literal_binds=True,
+        dialect_opts={"paramstyle": "named"},
+        **options,
+    )
+    with context.begin_transaction():
+        prepare(context.execute)
+        context.run_migrations()
+
+
+def main() -> None:
+    config = context.config
+    if config.config_file_name and Path(config.config_file_name).is_file() and not config.attributes.get("quiet"):
+        logging.config.fileConfig(config.config_file_name, disable_existing_loggers=False)
+    if context.is_offline_mode():
+        run_offline()
+        return
+    given: Connection | None = config.attributes.get("connection")
+    if given is not None:
+        run_online(given)
+        return
+    engine = create_engine(
+        get_settings().require_database_url(owner=True), poolclass=pool.NullPool, hide_parameters=True
+    )
+    with engine.connect() as connection:
+        run_online(connection)
+        connection.commit()
+
+
+try:
+    main()
+except OpsError as error:  # one line for whoever typed the command
+    raise CommandError(str(error)) from None
+except (DBAPIError, psycopg.Error) as error:
+    raise CommandError(str(explain(error))) from None

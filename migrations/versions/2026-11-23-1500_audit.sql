@@ -1,0 +1,223 @@
+-- The audit trail: one row per thing that happened, in the transaction in which it happened.
+--
+-- Every function here runs as its owner with a fixed search path, so the runtime role needs no right to write the
+-- trail by hand, and nothing on a caller's search path can stand in for our tables.
+
+-- What the caller said of itself for this transaction: set_config('ops.context', '{"actor": ...}', true).
+CREATE FUNCTION ops_audit_context() RETURNS jsonb
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+  SELECT coalesce(nullif(current_setting('ops.context', true), ''), '{}')::jsonb
+$$;
+
+-- The context as columns. A statement that said nothing of its actor is recorded as the database's own.
+CREATE FUNCTION ops_audit_actor(c jsonb) RETURNS TABLE (
+  actor_type text, actor_id bigint, actor text, client text, ip_address inet, user_agent text, request_id text,
+  task_id uuid, via text)
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+  SELECT coalesce(c->>'actor_type', 'database'), (c->>'actor_id')::bigint, coalesce(c->>'actor', session_user::text),
+    c->>'client', (c->>'ip_address')::inet, c->>'user_agent', c->>'request_id', (c->>'task_id')::uuid, c->>'action'
+$$;
+
+-- Append one entry. The context is the transaction's own, or the one given.
+CREATE FUNCTION ops_audit(
+  p_action text, p_resource_type text, p_resource_id text,
+  p_changes jsonb DEFAULT NULL, p_details jsonb DEFAULT NULL, p_context jsonb DEFAULT NULL
+) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+  INSERT INTO audit_logs (action, resource_type, resource_id, changes, details,
+    actor_type, actor_id, actor, client, ip_address, user_agent, request_id, task_id)
+  SELECT p_action, p_resource_type, p_resource_id, p_changes,
+    CASE WHEN a.via IS NULL THEN p_details ELSE coalesce(p_details, '{}') || jsonb_build_object('via', a.via) END,
+    a.actor_type, a.actor_id, a.actor, a.client, a.ip_address, a.user_agent, a.request_id, a.task_id
+  FROM ops_audit_actor(coalesce(p_context, ops_audit_context())) a
+$$;
+
+-- What is shown of one value: a secret never, and of a huge one its beginning, length and digest.
+CREATE FUNCTION ops_audit_value(p_value jsonb, p_secret boolean) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+  SELECT CASE
+    WHEN p_value IS NULL OR p_value = 'null'::jsonb THEN 'null'::jsonb
+    WHEN p_secret THEN '"[secret]"'::jsonb
+    WHEN pg_column_size(p_value) < 8000 THEN p_value
+    ELSE jsonb_build_object('head', left(p_value::text, 1000), 'length', length(p_value::text),
+      'sha256', encode(sha256(convert_to(p_value::text, 'UTF8')), 'hex'))
+  END
+$$;
+
+-- {column: [old, new]} of the columns that differ; NULL when none does.
+CREATE FUNCTION ops_audit_diff(p_old jsonb, p_new jsonb, p_secret text[], p_ignore text[]) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path FROM CURRENT AS $$
+  SELECT jsonb_object_agg(k.key, jsonb_build_array(
+    ops_audit_value(p_old->k.key, k.key = ANY (p_secret)), ops_audit_value(p_new->k.key, k.key = ANY (p_secret))))
+  FROM jsonb_object_keys(coalesce(p_new, p_old)) AS k(key)
+  WHERE coalesce(p_old->k.key, 'null') <> coalesce(p_new->k.key, 'null') AND NOT k.key = ANY (p_ignore)
+$$;
+
+-- A row's primary key as text. Parts of a composite key are joined by a slash, which is escaped within them: two
+-- rows of one key would be taken for each other.
+CREATE FUNCTION ops_audit_key(p_row jsonb, p_keys text[]) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+  SELECT CASE WHEN cardinality(p_keys) = 1 THEN p_row->>p_keys[1]
+    ELSE (SELECT string_agg(replace(replace(p_row->>k, '\', '\\'), '/', '\/'), '/' ORDER BY n)
+      FROM unnest(p_keys) WITH ORDINALITY AS u(k, n)) END
+$$;
+
+-- Statement-level: pairs old and new rows by primary key. Arguments: noun, key columns, secret and ignored columns.
+CREATE FUNCTION ops_audit_rows() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+  noun text := TG_ARGV[0];
+  keys text[] := TG_ARGV[1]::text[];
+  secret text[] := TG_ARGV[2]::text[];
+  ignored text[] := TG_ARGV[3]::text[];
+  context jsonb := ops_audit_context();
+  details jsonb := CASE WHEN context ? 'action' THEN jsonb_build_object('via', context->>'action') END;
+  row_count bigint;
+BEGIN
+  IF TG_OP = 'INSERT' THEN
+    INSERT INTO audit_logs (action, resource_type, resource_id, changes, details,
+      actor_type, actor_id, actor, client, ip_address, user_agent, request_id, task_id)
+    SELECT noun || '.created', noun, ops_audit_key(n.new, keys), ops_audit_diff(NULL, n.new, secret, ignored), details,
+      a.actor_type, a.actor_id, a.actor, a.client, a.ip_address, a.user_agent, a.request_id, a.task_id
+    FROM (SELECT to_jsonb(x) AS new FROM new_rows x) n, ops_audit_actor(context) a;
+  ELSIF TG_OP = 'DELETE' THEN
+    INSERT INTO audit_logs (action, resource_type, resource_id, changes, details,
+      actor_type, actor_id, actor, client, ip_address, user_agent, request_id, task_id)
+    SELECT noun || '.deleted', noun, ops_audit_key(o.old, keys), ops_audit_diff(o.old, NULL, secret, ignored), details,
+      a.actor_type, a.actor_id, a.actor, a.client, a.ip_address, a.user_agent, a.request_id, a.task_id
+    FROM (SELECT to_jsonb(x) AS old FROM old_rows x) o, ops_audit_actor(context) a;
+  ELSIF TG_OP = 'UPDATE' THEN
+    INSERT INTO audit_logs (action, resource_type, resource_id, changes, details,
+      actor_type, actor_id, actor, client, ip_address, user_agent, request_id, task_id)
+    SELECT noun || CASE WHEN d.old IS NULL THEN '.created' WHEN d.new IS NULL THEN '.deleted' ELSE '.updated' END,
+      noun, d.key, d.changes, details,
+      a.actor_type, a.actor_id, a.actor, a.client, a.ip_address, a.user_agent, a.request_id, a.task_id
+    FROM (
+      SELECT key, o.old, n.new, ops_audit_diff(o.old, n.new, secret, ignored) AS changes
+      FROM (SELECT to_jsonb(x) AS old, ops_audit_key(to_jsonb(x), keys) AS key FROM old_rows x) o
+      FULL JOIN (SELECT to_jsonb(x) AS new, ops_audit_key(to_jsonb(x), keys) AS key FROM new_rows x) n USING (key)
+      OFFSET 0
+    ) d, ops_audit_actor(context) a
+    WHERE d.changes IS NOT NULL;
+  ELSE
+    EXECUTE format('SELECT count(*) FROM %I.%I', TG_TABLE_SCHEMA, TG_TABLE_NAME) INTO row_count;
+    PERFORM ops_audit(noun || '.truncated', noun, NULL, NULL, jsonb_build_object('rows', row_count));
+  END IF;
+  RETURN NULL;
+END $$;
+
+-- Put a table under audit: INSERT, UPDATE, DELETE and TRUNCATE, whoever does it and however.
+-- `redact` names columns whose values are never shown, `ignore` columns that carry no fact.
+CREATE FUNCTION ops_audit_watch(
+  p_table regclass, redact text[] DEFAULT '{}', ignore text[] DEFAULT '{}', noun text DEFAULT NULL
+) RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  keys text[];
+  args text;
+BEGIN
+  SELECT array_agg(a.attname::text ORDER BY k.n) INTO keys
+  FROM pg_index i, unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, n), pg_attribute a
+  WHERE i.indrelid = p_table AND i.indisprimary AND a.attrelid = p_table AND a.attnum = k.attnum;
+  IF keys IS NULL THEN
+    RAISE EXCEPTION '% has no primary key, so its rows cannot be told apart', p_table
+      USING HINT = 'Add a primary key, then watch it.';
+  END IF;
+  PERFORM ops_audit_unwatch(p_table);
+  noun := coalesce(noun, (SELECT relname FROM pg_class WHERE oid = p_table));
+  args := format('%L, %L, %L, %L', noun, keys, redact, ignore);
+  EXECUTE format('CREATE TRIGGER ops_audit_insert AFTER INSERT ON %s REFERENCING NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION ops_audit_rows(%s)', p_table, args);
+  EXECUTE format('CREATE TRIGGER ops_audit_update AFTER UPDATE ON %s REFERENCING OLD TABLE AS old_rows
+    NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION ops_audit_rows(%s)', p_table, args);
+  EXECUTE format('CREATE TRIGGER ops_audit_delete AFTER DELETE ON %s REFERENCING OLD TABLE AS old_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION ops_audit_rows(%s)', p_table, args);
+  EXECUTE format('CREATE TRIGGER ops_audit_truncate BEFORE TRUNCATE ON %s
+    FOR EACH STATEMENT EXECUTE FUNCTION ops_audit_rows(%s)', p_table, args);
+END $$;
+
+-- Take a table out of audit.
+CREATE FUNCTION ops_audit_unwatch(p_table regclass) RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  name text;
+BEGIN
+  FOREACH name IN ARRAY '{ops_audit_insert,ops_audit_update,ops_audit_delete,ops_audit_truncate}'::text[] LOOP
+    IF EXISTS (SELECT FROM pg_trigger WHERE tgrelid = p_table AND tgname = name) THEN
+      EXECUTE format('DROP TRIGGER %I ON %s', name, p_table);
+    END IF;
+  END LOOP;
+END $$;
+
+-- The trail only grows. Retention drops whole partitions by ops_audit_drop_partitions.
+CREATE FUNCTION ops_audit_is_append_only() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+  RAISE EXCEPTION 'the audit trail is append-only: % is refused', TG_OP USING ERRCODE = 'insufficient_privilege';
+END $$;
+
+CREATE TRIGGER ops_append_only BEFORE UPDATE OR DELETE ON audit_logs
+  FOR EACH ROW EXECUTE FUNCTION ops_audit_is_append_only();
+CREATE TRIGGER ops_append_only_truncate BEFORE TRUNCATE ON audit_logs
+  FOR EACH STATEMENT EXECUTE FUNCTION ops_audit_is_append_only();
+
+-- Make the partitions of this month and the six that follow; returns how many were made. No DEFAULT partition: it
+-- would block detaching and hide that the months have run out.
+CREATE FUNCTION ops_audit_make_partitions(p_ahead int DEFAULT 6) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET timezone = 'UTC' AS $$
+DECLARE
+  month date;
+  part text;
+  made int := 0;
+BEGIN
+  PERFORM pg_advisory_xact_lock(hashtextextended('ops_audit_partitions', 0));
+  FOR i IN 0..least(greatest(p_ahead, 1), 24) LOOP
+    month := date_trunc('month', now())::date + make_interval(months => i);
+    part := format('audit_logs_%s', to_char(month, 'YYYY_MM'));
+    CONTINUE WHEN EXISTS (SELECT FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid
+      WHERE inhparent = 'audit_logs'::regclass AND c.relname = part);
+    EXECUTE format('CREATE TABLE %I PARTITION OF audit_logs FOR VALUES FROM (%L) TO (%L)',
+      part, month::timestamptz, (month + interval '1 month')::timestamptz);
+    EXECUTE format('CREATE TRIGGER ops_append_only_truncate BEFORE TRUNCATE ON %I
+      FOR EACH STATEMENT EXECUTE FUNCTION ops_audit_is_append_only()', part);
+    made := made + 1;
+  END LOOP;
+  RETURN made;
+END $$;
+
+-- Drop partitions that ended more than p_keep_days ago, never less than 90, and say so in the trail.
+CREATE FUNCTION ops_audit_drop_partitions(p_keep_days int) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET timezone = 'UTC' AS $$
+DECLARE
+  part record;
+  entries bigint;
+  dropped int := 0;
+BEGIN
+  IF p_keep_days < 90 THEN
+    RAISE EXCEPTION 'the audit trail is kept for at least 90 days, not %', p_keep_days;
+  END IF;
+  PERFORM pg_advisory_xact_lock(hashtextextended('ops_audit_partitions', 0));
+  FOR part IN
+    SELECT c.relname FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid
+    WHERE inhparent = 'audit_logs'::regclass AND c.relname ~ '^audit_logs_\d{4}_\d{2}$'
+      AND to_date(right(c.relname, 7), 'YYYY_MM') + interval '1 month' < now() - make_interval(days => p_keep_days)
+  LOOP
+    EXECUTE format('SELECT count(*) FROM %I', part.relname) INTO entries;
+    EXECUTE format('DROP TABLE %I', part.relname);
+    PERFORM ops_audit('audit.partition_dropped', 'audit', part.relname, NULL,
+      jsonb_build_object('entries', entries, 'keep_days', p_keep_days));
+    dropped := dropped + 1;
+  END LOOP;
+  RETURN dropped;
+END $$;
+
+SELECT ops_audit_make_partitions(6);
+SELECT ops_audit_watch('users', '{hashed_password}', '{updated_at,version_id,last_login_at}', 'user');
+SELECT ops_audit_watch('api_keys', '{encrypted_value}', '{updated_at,version_id}', 'secret');
+-- Commands, URLs and settings may hold what nobody else should read: that they changed is recorded, not how.
+SELECT ops_audit_watch('infrastructure', '{settings,encrypted_settings}', '{updated_at,version_id}', 'infrastructure');
+SELECT ops_audit_watch('applications', '{command,working_directory,health_check_url,configuration}',
+  '{updated_at,version_id}', 'application');
+SELECT ops_audit_watch('deployments', '{}', '{updated_at}', 'deployment');
+SELECT ops_audit_watch('monitoring_alerts', '{}', '{updated_at}', 'alert');
+SELECT ops_audit_watch('encryption_keys', '{check_value}', '{}', 'encryption_key');
