@@ -1,0 +1,1 @@
+"""Facts and decisions: models, repositories, services. No Celery, no network but PostgreSQL."""

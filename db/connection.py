@@ -1,0 +1,234 @@
+"""Engines, sessions and transactions: the only place that begins, commits or rolls back."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from sqlalchemy import Engine, TextClause, create_engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import ORMExecuteState, Session, UOWTransaction, sessionmaker
+
+from db.errors import DatabaseUnavailable, InvalidInput
+from db.ledger import clean
+from db.settings import get_settings
+from db.states import ActorType
+
+_CONTEXT = "ops_context"
+_APPLIED = "ops_context_applied"
+
+#: The audit context of what runs now, e.g. the one a job carries; sessions opened here start with it.
+current_context: ContextVar[dict[str, Any] | None] = ContextVar("ops_audit_context", default=None)
+
+_lock = threading.Lock()
+_engine: Engine | None = None
+_pool_size: tuple[int, int] | None = None
+
+
+def get_engine() -> Engine:
+    """The process's engine: a pool of 10 + 20 connections that are checked before use.
+
+    Raises SettingsError when no database is named.
+    """
+    global _engine
+    if _engine is None:
+        with _lock:
+            if _engine is None:
+                _engine = _make_engine()
+    return _engine
+
+
+def _make_engine() -> Engine:
+    settings = get_settings()
+    size, overflow = _pool_size or (settings.database_pool_size, settings.database_max_overflow)
+    return create_engine(
+        settings.require_database_url(),
+        pool_size=size,
+        max_overflow=overflow,
+        pool_pre_ping=True,
+        pool_recycle=1800,
+        echo=settings.database_debug,
+        # Also under DATABASE_DEBUG: parameters carry what must not be printed.
+        hide_parameters=True,
+        connect_args={"connect_timeout": 5, "application_name": "ops"},
+    )
+
+
+def after_fork() -> None:
+    """In a forked child: leave the parent's connections alone and keep few of our own.
+
+    Closing them here would end the parent's sessions; using them mixes two processes' answers.
+    """
+    global _engine, _pool_size
+    _pool_size = (2, 3)
+    if _engine is not None:
+        _engine.dispose(close=False)
+        _engine = None
+
+
+def dispose() -> None:
+    """Close this process's pooled connections."""
+    global _engine
+    if _engine is not None:
+        _engine.dispose()
+        _engine = None
+
+
+@contextmanager
+def get_db_session(**context: Any) -> Iterator[Session]:
+    """A session that commits on success and rolls back on error.
+
+    Keywords are the audit context of everything written in it, as for :func:`audit_context`. Raises
+    DatabaseUnavailable when the database cannot be reached.
+    """
+    session = _session_factory()(bind=get_engine())
+    if context:
+        audit_context(session, **context)
+    elif (inherited := current_context.get()) is not None:
+        session.info[_CONTEXT] = dict(inherited)
+    try:
+        with session:
+            yield session
+            session.commit()
+    except OperationalError as error:
+        if is_outage(error):
+            raise DatabaseUnavailable(f"the database does not answer: {_first_line(error)}") from error
+        raise
+
+
+@lru_cache(maxsize=1)
+def _session_factory() -> sessionmaker[Session]:
+    return sessionmaker(expire_on_commit=False)
+
+
+def audit_context(
+    session: Session,
+    *,
+    actor: str | None = None,
+    actor_id: int | None = None,
+    actor_type: ActorType | str | None = None,
+    ip: str | None = None,
+    user_agent: str | None = None,
+    request_id: str | None = None,
+    task_id: UUID | str | None = None,
+    action: str | None = None,
+) -> None:
+    """Say who acts, for every audit entry this session's transactions leave.
+
+    ``actor`` is a name to show; ``actor_id`` a user's id; ``task_id`` a job's. What is given adds to what was said
+    before; what a client said of itself is cut to a sane length. Raises InvalidInput for an address or a job's id that
+    is none.
+    """
+    given = {
+        "actor": _text(actor, 200),
+        "actor_id": actor_id,
+        "actor_type": ActorType(actor_type).value if actor_type else None,
+        "ip_address": _address(ip) if ip else None,
+        "user_agent": _text(user_agent, 500),
+        "request_id": _text(request_id, 200),
+        "task_id": _job_id(task_id) if task_id else None,
+        "action": _text(action, 200),
+    }
+    known = session.info.get(_CONTEXT) or {"actor": "system", "actor_type": "system", "client": client_name()}
+    known = known | {name: value for name, value in given.items() if value is not None}
+    if actor is not None and actor_type is None:
+        known["actor_type"] = ActorType.USER.value
+    session.info[_CONTEXT] = known
+    session.info.pop(_APPLIED, None)
+
+
+def _text(said: str | None, length: int) -> str | None:
+    """What a client said, so that it cannot make the write fail that it is recorded with."""
+    return clean(said[:length]) if said else None
+
+
+def _address(ip: str) -> str:
+    try:
+        return str(ip_address(ip.partition("%")[0]))  # a zone means something on its own host only
+    except ValueError:
+        raise InvalidInput(f"{ip!r} is not an IP address") from None
+
+
+def _job_id(task_id: UUID | str) -> str:
+    try:
+        return str(UUID(str(task_id)))
+    except ValueError:
+        raise InvalidInput(f"{task_id!r} is not the id of a job") from None
+
+
+def apply_context(session: Session) -> None:
+    """Set the context for the running transaction, once. Done by itself before the session writes; needed before a
+    function is called that does. A session of which nothing was said acts as ``system``."""
+    # By savepoint, since rolling one back takes the setting along.
+    transaction = session.get_nested_transaction() or session.get_transaction() or session.begin()
+    if session.info.get(_APPLIED) is transaction:
+        return
+    if _CONTEXT not in session.info:
+        audit_context(session)
+    session.info[_APPLIED] = transaction
+    session.connection().execute(
+        text("SELECT set_config('ops.context', :context, true)"),
+        {"context": json.dumps(session.info[_CONTEXT])},
+    )
+
+
+@lru_cache(maxsize=1)
+def client_name() -> str:
+    """Which OS user on which host says so; recorded beside the claimed actor."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def conninfo() -> str:
+    """The database's address for a plain psycopg connection."""
+    return plain_conninfo(get_settings().require_database_url())
+
+
+def plain_conninfo(url: str) -> str:
+    """A SQLAlchemy URL as libpq reads it."""
+    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def is_outage(error: OperationalError | psycopg.OperationalError) -> bool:
+    """True when the server went away or was never there; false when it answered with an error of its own."""
+    cause = error.orig if isinstance(error, OperationalError) else error
+    state = getattr(cause, "sqlstate", None)
+    return state is None or state[:2] == "08" or state[:3] == "57P"
+
+
+def _first_line(error: OperationalError) -> str:
+    return str(error.orig).strip().splitlines()[0] if error.orig else "no connection"
+
+
+@event.listens_for(Session, "before_flush")
+def _before_flush(session: Session, _context: UOWTransaction, _instances: Any) -> None:
+    if _CONTEXT in session.info:
+        apply_context(session)
+
+
+@event.listens_for(Session, "do_orm_execute")
+def _before_bulk(state: ORMExecuteState) -> None:
+    if _CONTEXT not in state.session.info:
+        return
+    by_hand = isinstance(state.statement, TextClause) and _WRITES.search(state.statement.text)
+    if by_hand or state.is_insert or state.is_update or state.is_delete:
+        apply_context(state.session)
+
+
+_WRITES = re.compile(r"\b(insert|update|delete|merge|truncate|call|do)\b", re.IGNORECASE)

@@ -1,0 +1,27 @@
+"""Tables. Importing this package makes all of them known to ``Base.metadata``."""
+
+from db.models.application import Application
+from db.models.audit_log import AuditLog
+from db.models.base import Base
+from db.models.deployment import Deployment, DeploymentLog
+from db.models.infrastructure import Infrastructure
+from db.models.job import Job
+from db.models.monitoring_alert import MonitoringAlert
+from db.models.process import EncryptionKey, Process, Tick
+from db.models.user import APIKey, User
+
+__all__ = [
+    "APIKey",
+    "Application",
+    "AuditLog",
+    "Base",
+    "Deployment",
+    "DeploymentLog",
+    "EncryptionKey",
+    "Infrastructure",
+    "Job",
+    "MonitoringAlert",
+    "Process",
+    "Tick",
+    "User",
+]

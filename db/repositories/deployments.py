@@ -1,0 +1,89 @@
+"""Deployments and what they printed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, func, insert, select, update
+from sqlalchemy.orm import defer, selectinload
+
+from db.connection import apply_context
+from db.models import Deployment, DeploymentLog, Infrastructure
+from db.repositories.base import Page, Repository
+from db.states import DeploymentStatus
+
+WITH_NAMES = (
+    selectinload(Deployment.user),
+    selectinload(Deployment.application),
+    selectinload(Deployment.infrastructure).options(defer(Infrastructure.encrypted_settings, raiseload=True)),
+)
+
+
+class DeploymentRepository(Repository[Deployment]):
+    model = Deployment
+    noun = "deployment"
+
+    def get_with_relations(self, deployment_id: int) -> Deployment | None:
+        """A deployment with its user, application, infrastructure and job."""
+        return self.get(deployment_id, *WITH_NAMES, selectinload(Deployment.job))
+
+    def get_by_job(self, job_id: UUID) -> Deployment | None:
+        return self.session.scalar(select(Deployment).where(Deployment.job_id == job_id))
+
+    def get_user_deployments(
+        self, user_id: int, status: DeploymentStatus | str | None = None, *, limit: int = 50, before: int | None = None
+    ) -> Sequence[Deployment]:
+        """A user's deployments, newest first. Raises InvalidInput for no status."""
+        where = [Deployment.user_id == user_id]
+        if status is not None:
+            where.append(Deployment.status == status)
+        return self.list_(*where, limit=limit, before=before).items
+
+    def status(self, deployment_id: int) -> str:
+        """The status in the table now, whatever this session has loaded before; "gone" where there is no row."""
+        found = self.session.scalar(select(Deployment.status).where(Deployment.id == deployment_id))
+        return found.value if found else "gone"
+
+    def list_with_names(
+        self, *where: ColumnElement[bool], limit: int = 50, before: int | None = None
+    ) -> Page[Deployment]:
+        return self.list_(*where, limit=limit, before=before, options=WITH_NAMES)
+
+    def latest(self, application_id: int, infrastructure_id: int, *statuses: DeploymentStatus) -> Deployment | None:
+        """The newest deployment of an application on an infrastructure, of these statuses or any."""
+        where = [Deployment.application_id == application_id, Deployment.infrastructure_id == infrastructure_id]
+        if statuses:
+            where.append(Deployment.status.in_(statuses))
+        return self.session.scalar(select(Deployment).where(*where).order_by(Deployment.id.desc()).limit(1))
+
+    def move(
+        self, deployment_id: int, came_from: Sequence[DeploymentStatus], to: DeploymentStatus, **values: Any
+    ) -> Deployment | None:
+        """Compare and set: the deployment, or None when it was in none of these statuses."""
+        apply_context(self.session)
+        query = (
+            update(Deployment)
+            .where(Deployment.id == deployment_id, Deployment.status.in_(came_from))
+            .values(status=to, updated_at=func.clock_timestamp(), **values)
+            .returning(Deployment)
+        )
+        return self.session.scalar(query, execution_options={"populate_existing": True})
+
+
+class DeploymentLogRepository:
+    """Log chunks: appended, followed by a cursor, removed with their deployment or by retention."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+
+    def append(self, chunks: Sequence[dict[str, Any]]) -> None:
+        """Add chunks in order: deployment_id, attempt, stream, content."""
+        if chunks:
+            self.session.execute(insert(DeploymentLog), list(chunks))
+
+    def after(self, deployment_id: int, cursor: int = 0, *, limit: int = 500) -> Sequence[DeploymentLog]:
+        """Chunks that came after the cursor, which is the id of the last one seen."""
+        query = select(DeploymentLog).where(DeploymentLog.deployment_id == deployment_id, DeploymentLog.id > cursor)
+        return self.session.scalars(query.order_by(DeploymentLog.id).limit(limit)).all()  # type: ignore[no-any-return]

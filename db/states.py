@@ -1,0 +1,128 @@
+"""States and transitions, pure: what may follow what, and what each word means.
+
+A deployment's status follows its job (the database does it, in the transition's own transaction); the table here is
+what services, tests and the schema's CHECKs agree on.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """What a user may do. Each role may do what those before it may."""
+
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+
+    def may(self, needed: Role) -> bool:
+        """True when this role includes ``needed``."""
+        order = list(Role)
+        return order.index(self) >= order.index(needed)
+
+
+class ActorType(StrEnum):
+    """Who acts, as the audit log names it. ``database`` is a statement that said nothing of its actor."""
+
+    USER = "user"
+    SYSTEM = "system"
+    WORKER = "worker"
+    BEAT = "beat"
+    DATABASE = "database"
+
+
+class Environment(StrEnum):
+    DEV = "dev"
+    STAGING = "staging"
+    PRODUCTION = "production"
+
+
+class Severity(StrEnum):
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+    CRITICAL = "critical"
+
+
+class AlertStatus(StrEnum):
+    PENDING = "pending"
+    FIRING = "firing"
+    RESOLVED = "resolved"
+
+
+class JobState(StrEnum):
+    """QUEUED: entered by enqueue, retry and rescue; left by claim, cancel and expiry.
+    RUNNING: entered by claim; left by finish and rescue. The other three are final.
+    """
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        return self not in (JobState.QUEUED, JobState.RUNNING)
+
+
+class Outcome(StrEnum):
+    """How an attempt ended. FAILED: the work said no. TIMEOUT: it took too long and was stopped.
+    LOST: nobody can know whether its effect happened. INTERRUPTED: it was begun, stopped by the platform before its
+    end, and is known to be dead. EXPIRED: its time passed before it started.
+    """
+
+    OK = "ok"
+    FAILED = "failed"
+    TIMEOUT = "timeout"
+    LOST = "lost"
+    INTERRUPTED = "interrupted"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+class DeploymentStatus(StrEnum):
+    """FAILED: the work said no. ERROR: the platform cannot tell. Both carry an error message."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCESS = "success"
+    FAILED = "failed"
+    ERROR = "error"
+    CANCELLED = "cancelled"
+    ROLLED_BACK = "rolled_back"
+
+    @property
+    def is_final(self) -> bool:
+        return self not in (DeploymentStatus.PENDING, DeploymentStatus.RUNNING)
+
+
+_D = DeploymentStatus
+
+#: What may follow what. ``running -> pending`` is a job that was put back before its effect began; a retry of an
+#: ended deployment puts it back to ``pending`` as well.
+DEPLOYMENT_TRANSITIONS: dict[DeploymentStatus, frozenset[DeploymentStatus]] = {
+    _D.PENDING: frozenset({_D.RUNNING, _D.CANCELLED, _D.FAILED, _D.ERROR}),
+    _D.RUNNING: frozenset({_D.PENDING, _D.SUCCESS, _D.FAILED, _D.ERROR, _D.CANCELLED}),
+    _D.SUCCESS: frozenset({_D.ROLLED_BACK}),
+    _D.FAILED: frozenset({_D.PENDING}),
+    _D.ERROR: frozenset({_D.PENDING}),
+    _D.CANCELLED: frozenset({_D.PENDING}),
+    _D.ROLLED_BACK: frozenset(),
+}
+
+
+def deployment_status(state: JobState, outcome: Outcome | None) -> DeploymentStatus:
+    """The status of a deployment whose job is in ``state``; ``outcome`` counts where the job has ended."""
+    match state:
+        case JobState.QUEUED:
+            return _D.PENDING
+        case JobState.RUNNING:
+            return _D.RUNNING
+        case JobState.SUCCEEDED:
+            return _D.SUCCESS
+        case JobState.CANCELLED:
+            return _D.CANCELLED
+        case JobState.FAILED:
+            return _D.ERROR if outcome in (Outcome.LOST, Outcome.INTERRUPTED) else _D.FAILED
