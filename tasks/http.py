@@ -1,0 +1,157 @@
+"""The one door to HTTP for health gates (and probes, channels and webhooks later): bounded in time and size.
+
+Redirects are not followed: a gate that asks ``/healthz`` wants the answer of ``/healthz``.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import socket
+import ssl
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlsplit
+
+#: The most of a body that is read.
+MAX_BODY_BYTES = 64 * 1024
+
+
+class HttpError(Exception):
+    """No answer, or none that HTTP allows; the message is one line for a person and shows nothing of the address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    body: bytes
+    seconds: float
+
+
+def get(url: str, *, timeout: float) -> Answer:
+    """Ask for one URL. ``timeout`` is for everything together, in seconds, but for looking up a name, which is the
+    system's to bound. Raises HttpError."""
+    start = time.monotonic()
+    left = _Deadline(start + timeout)
+    try:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise HttpError("not an http or https address")
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        with _open(parts.scheme, parts.hostname, port, left) as sock:
+            status, body = _ask(sock, left, parts.netloc.rpartition("@")[2], target)
+    except TimeoutError:
+        raise HttpError(f"no answer within {timeout:g} s") from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise HttpError(_reason(error)) from None
+    return Answer(status, body, time.monotonic() - start)
+
+
+def _open(scheme: str, host: str, port: int, left: _Deadline) -> socket.socket:
+    sock = _connect(host, port, left)
+    if scheme == "http":
+        return sock
+    sock.settimeout(left.seconds())  # for the whole handshake
+    return _tls().wrap_socket(sock, server_hostname=host)
+
+
+def _connect(host: str, port: int, left: _Deadline) -> socket.socket:
+    failure = OSError("the name has no address")
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(left.seconds())
+            sock.connect(address)
+        except OSError as error:
+            sock.close()
+            failure = error
+        else:
+            return sock
+    raise failure
+
+
+def _ask(sock: socket.socket, left: _Deadline, host: str, target: str) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("localhost")  # never opened: the socket is
+    connection.sock = _Socket(sock, left)
+    headers = {"Host": host, "User-Agent": "ai-manage-ops", "Connection": "close"}
+    connection.request("GET", target, headers=headers)
+    with connection.getresponse() as response:
+        body = b""
+        while len(body) < MAX_BODY_BYTES and (chunk := response.read1(8192)):
+            body += chunk
+        return response.status, body[:MAX_BODY_BYTES]
+
+
+@lru_cache(maxsize=1)
+def _tls() -> ssl.SSLContext:
+    return ssl.create_default_context()  # takes 24 ms
+
+
+class _Deadline:
+    def __init__(self, end: float) -> None:
+        self.end = end
+
+    def seconds(self) -> float:
+        left = self.end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+
+class _Reader(io.RawIOBase):
+    """A socket's bytes. Each wait is as long as what is left of the whole, so a trickle wins no time."""
+
+    def __init__(self, sock: socket.socket, left: _Deadline) -> None:
+        self._sock = sock
+        self._left = left
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._sock.settimeout(self._left.seconds())
+        return self._sock.recv_into(buffer)
+
+
+class _Socket:
+    """What http.client wants of a socket; whoever opened it closes it."""
+
+    def __init__(self, sock: socket.socket, left: _Deadline) -> None:
+        self._sock = sock
+        self._left = left
+
+    def sendall(self, data: bytes) -> None:
+        self._sock.settimeout(self._left.seconds())
+        self._sock.sendall(data)
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_Reader(self._sock, self._left))
+
+    def close(self) -> None:
+        pass
+
+
+def _reason(error: Exception) -> str:
+    """Why, without the address, and without what a stranger has sent: it may be meant for a terminal."""
+    match error:
+        case ConnectionRefusedError():
+            return "connection refused"
+        case ConnectionError():  # reset, or closed without a word
+            return "the connection was closed"
+        case socket.gaierror():
+            return "the name has no address"
+        case ssl.SSLCertVerificationError():
+            return "its certificate is not trusted"
+        case ssl.SSLError():
+            return "no secure connection"
+        case http.client.InvalidURL() | UnicodeError():
+            return "the address holds characters that HTTP does not allow"
+        case OSError():
+            return error.strerror or type(error).__name__
+        case http.client.HTTPException():
+            return "the answer is not HTTP"
+        case _:
+            return "not an http or https address"
