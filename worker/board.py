@@ -1,0 +1,99 @@
+"""A few numbers that a worker's processes share: when they must end, who holds a lease until when, what was dropped.
+
+One anonymous memory map made before the children are forked. Every slot has one writer (the main process: slot 0;
+each child of the pool: its index + 1), so nothing needs a lock; the main process reads them all.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from collections.abc import Iterator
+from enum import IntEnum
+
+from db.ledger import process_key
+
+SLOTS = 1024
+_HEAD = struct.Struct("=d")  # when every job must end
+_SLOT = struct.Struct("=qqd8q")  # pid, its start, deadline, counters
+_DEADLINE, _COUNTERS = 16, 24
+
+
+class Dropped(IntEnum):
+    """Why a message was thrown away; counted, and reported once a minute."""
+
+    DUPLICATE = 0
+    UNKNOWN = 1
+    WRONG_TASK = 2
+    MALFORMED = 3
+    NOT_A_TASK = 4
+    REFUSED_COMMAND = 5
+
+
+class Board:
+    """The shared slots of one worker. Times are points on :func:`tasks.supervisor.now`'s clock."""
+
+    def __init__(self) -> None:
+        self._map = mmap.mmap(-1, _HEAD.size + _SLOT.size * SLOTS)
+        self._slot = 0
+        self._reported = [0] * len(Dropped)
+
+    def take_slot(self, index: int) -> None:
+        """From now on this process writes to this slot. Counters of the one before it stay."""
+        self._slot = min(index, SLOTS - 1)
+        pid = os.getpid()
+        struct.pack_into("=qqd", self._map, self._at(self._slot), pid, _start_of(pid), 0.0)
+
+    def set_deadline(self, end: float) -> None:
+        """This process must have ended what it does by then, or be killed; 0: it does nothing."""
+        struct.pack_into("=d", self._map, self._at(self._slot) + _DEADLINE, end)
+
+    def overdue(self, now: float) -> Iterator[int]:
+        """Processes whose deadline has passed, each once. A number that belongs to another process now is skipped."""
+        for slot in range(SLOTS):
+            pid, started, end = struct.unpack_from("=qqd", self._map, self._at(slot))
+            if slot and pid == 0:
+                return
+            if 0 < end <= now:
+                struct.pack_into("=d", self._map, self._at(slot) + _DEADLINE, 0.0)
+                if _start_of(pid) == started:
+                    yield pid
+
+    def end_at(self, at: float) -> None:
+        """In the main process: every job must end by then. The first call counts."""
+        if not self.ends_at:
+            _HEAD.pack_into(self._map, 0, at)
+
+    @property
+    def ends_at(self) -> float:
+        """When the worker's shutdown ends what still runs, or 0: it is not shutting down."""
+        return float(_HEAD.unpack_from(self._map, 0)[0])
+
+    def count(self, reason: Dropped) -> None:
+        offset = self._at(self._slot) + _COUNTERS + 8 * reason
+        struct.pack_into("=q", self._map, offset, struct.unpack_from("=q", self._map, offset)[0] + 1)
+
+    def take_counts(self) -> dict[str, int]:
+        """What was dropped since the last call, by reason; only reasons that occurred."""
+        totals = [0] * len(Dropped)
+        for slot in range(SLOTS):
+            fields = _SLOT.unpack_from(self._map, self._at(slot))
+            if slot and fields[0] == 0:
+                break
+            for reason in Dropped:
+                totals[reason] += fields[3 + reason]
+        fresh = {reason.name.lower(): totals[reason] - self._reported[reason] for reason in Dropped}
+        self._reported = totals
+        return {reason: count for reason, count in fresh.items() if count}
+
+    @staticmethod
+    def _at(slot: int) -> int:
+        return _HEAD.size + _SLOT.size * slot
+
+
+def _start_of(pid: int) -> int:
+    return int(process_key(pid).partition(":")[2])
+
+
+board = Board()

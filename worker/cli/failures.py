@@ -1,0 +1,43 @@
+"""What libraries raise, as errors of ours: one line and what to do."""
+
+from __future__ import annotations
+
+import psycopg
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from db.connection import is_outage
+from db.errors import Conflict, DatabaseUnavailable, OpsError, PermissionDenied, SchemaOutOfDate, Unavailable
+
+
+def explain(error: BaseException) -> OpsError | None:
+    """The error of ours that this is, or None."""
+    if isinstance(error, OperationalError) and is_outage(error):
+        return DatabaseUnavailable(f"the database does not answer: {_first(error.orig)}", hint="ops status")
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(cause, psycopg.Error):
+        return _of_postgres(cause)
+    if isinstance(error, OSError) and error.strerror:
+        name = f": {error.filename}" if error.filename else ""
+        return Unavailable(f"{error.strerror}{name}")
+    return None
+
+
+def _of_postgres(error: psycopg.Error) -> OpsError:
+    state = error.sqlstate or ""
+    first = _first(error)
+    if not state or state[:2] == "08" or state[:3] == "57P":
+        return DatabaseUnavailable(f"the database does not answer: {first}", hint="ops status")
+    if state in ("42P01", "42883", "42703", "3F000"):
+        return SchemaOutOfDate(hint="ops db upgrade")
+    if state == "42501":
+        return PermissionDenied(f"the database role lacks a right: {first}")
+    if state in ("53100", "53200", "53300"):
+        return Unavailable(f"the database is out of resources: {first}")
+    if state in ("57014", "55P03"):
+        return Conflict(f"the database took too long: {first}")
+    return Conflict(f"the database refused: {first}")
+
+
+def _first(error: object) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,234 @@
+"""`ops up`, `ops down`, `ops relay`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from db.errors import Conflict, OpsError, Unavailable
+from db.settings import DATA_DIR_NAME, find_data_dir
+from worker import foreman
+from worker.cli.output import make_table, out
+from worker.devstack import Stack
+
+#: Written once everything answers; holds the foreman's process id.
+READY = "up.ready"
+READY_SECONDS = 90.0
+
+
+class _Stop(Exception):
+    """Somebody asked for the end."""
+
+
+def here() -> Stack:
+    """The stack of this folder: the one found upwards, else a new one here."""
+    return Stack(find_data_dir() or Path.cwd() / DATA_DIR_NAME)
+
+
+def up(*, detach: bool, port: int | None, view: bool) -> int:
+    """Run everything until Ctrl-C or TERM; with ``detach`` in the background. Answers the exit code."""
+    stack = here()
+    other = foreman.running_foreman(stack)
+    if other is not None:
+        raise Conflict(f"the platform runs already (process {other})", hint="ops status, or ops down")
+    if detach:
+        return _detach(stack, port)
+    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(each, _raise_stop)
+    port = foreman.free_port(port)
+    crew: foreman.Foreman | None = None
+    try:
+        prepare(stack, say=out.note)
+        crew = foreman.Foreman(stack, flower_port=port)
+        crew.start()
+        _wait_until_ready(crew, port)
+        _say_where(stack, port)
+        (stack.data_dir / READY).write_text(str(os.getpid()))
+        _run(crew, view=view and out.is_terminal)
+    except _Stop:
+        pass
+    finally:
+        for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(each, signal.SIG_IGN)
+        out.note("stopping: workers finish or give back what they hold")
+        (stack.data_dir / READY).unlink(missing_ok=True)
+        if crew is not None:
+            crew.stop()
+        _let_go_of_database()
+        stack.stop()
+        out.note("stopped; data stays in " + str(stack.data_dir))
+    return 0
+
+
+def prepare(stack: Stack, say: Any) -> None:
+    """Servers, migrations, the first admin; this process uses the stack from then on."""
+    from db import migrate
+    from db.services import sample
+    from worker.cli import acting
+
+    say(f"starting PostgreSQL and Valkey in {stack.data_dir}")
+    stack.start()
+    foreman.join(stack)
+    say("applying migrations")
+    migrate.upgrade()
+    sample.first_admin(acting.user_name())
+
+
+def down() -> None:
+    """Stop the platform and its servers. Nothing running is fine, too."""
+    stack = here()
+    stopped = foreman.stop_foreman(stack)
+    was_up = stack.postgres.pid is not None or stack.valkey.pid is not None
+    stack.stop()
+    words = "the platform is stopped" if stopped else "the servers are stopped" if was_up else "nothing runs here"
+    out.result({"stopped": stopped or was_up}, f"{words}; data stays in {stack.data_dir}")
+
+
+def relay() -> None:
+    """The relay and the rescue without a worker, until stopped."""
+    from worker.app import app
+    from worker.publish import Line
+    from worker.relay import Relay
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, _raise_stop)
+    loop = Relay(Line(app), f"relay@{socket.gethostname()}", kind="relay")
+    out.note("relaying; Ctrl-C stops")
+    try:
+        loop.run()
+    except _Stop:
+        loop.stop()
+
+
+def _detach(stack: Stack, port: int | None) -> int:
+    """Start this very command in the background, and wait until it says that it is ready, or why not."""
+    port = foreman.free_port(port)
+    stack.data_dir.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
+    stack.log_dir.mkdir(mode=0o700, exist_ok=True)
+    log = stack.log_dir / "up.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from worker.cli import main; main()", "up", "--no-view", "--port", str(port)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            env=os.environ | {"OPS_DATA_DIR": str(stack.data_dir)},
+        )
+    end = time.monotonic() + READY_SECONDS + 30
+    while not _is_ready(stack, process.pid):
+        if process.poll() is not None:
+            lines = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("error:")]
+            raise Unavailable((lines or ["error: the platform did not start"])[-1][7:], hint=f"its log: {log}")
+        if time.monotonic() > end:
+            raise Unavailable("the platform does not become ready", hint=f"its log: {log}")
+        time.sleep(0.1)
+    process.returncode = 0  # it lives on without us
+    where = _where(stack, port)
+    out.result({"pid": process.pid, **where}, "the platform runs in the background", *_lines(where))
+    out.line("next: ops status   ops db init --sample   ops down")
+    return 0
+
+
+def _is_ready(stack: Stack, pid: int) -> bool:
+    try:
+        return (stack.data_dir / READY).read_text() == str(pid)
+    except OSError:
+        return False
+
+
+def _wait_until_ready(crew: foreman.Foreman, port: int) -> None:
+    """Until every worker and beat has said in the database that it lives, and Flower listens. Raises Unavailable."""
+    from db.connection import get_db_session
+    from db.repositories.stats import StatsRepository
+
+    wanted = {m.process.pid for m in crew.members if m.process is not None and m.name != "flower"}
+    end = time.monotonic() + READY_SECONDS
+    while True:
+        with get_db_session() as session:
+            seen = {each.pid for each in StatsRepository(session).processes()}
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            if wanted <= seen:
+                return
+        dead = [member for member in crew.members if not member.is_alive]
+        if dead or time.monotonic() > end:
+            late = dead or [m for m in crew.members if m.process is not None and m.process.pid not in seen]
+            names = ", ".join(member.name for member in late) or "Flower"
+            raise Unavailable(f"{names} did not come up", hint=f"the logs are in {crew.stack.log_dir}")
+        time.sleep(0.1)
+
+
+def _run(crew: foreman.Foreman, *, view: bool) -> None:
+    if not view:
+        while True:
+            crew.look()
+            time.sleep(0.5)
+    from rich.live import Live
+
+    with Live(_screen(crew), console=out.console, refresh_per_second=2, transient=False) as live:
+        while True:
+            crew.look()
+            live.update(_screen(crew))
+            time.sleep(1.0)
+
+
+def _screen(crew: foreman.Foreman) -> Any:
+    """Processes and queues, as a table under the other."""
+    from rich.console import Group
+    from rich.text import Text
+
+    rows = [
+        (m.name, m.process.pid if m.process else None, "running" if m.is_alive else "started again soon", str(m.log))
+        for m in crew.members
+    ]
+    parts: list[Any] = [make_table("processes", ("name", "pid", "", "log"), rows)]
+    try:
+        from db.connection import get_db_session
+        from db.repositories.stats import StatsRepository
+
+        with get_db_session() as session:
+            stats = StatsRepository(session)
+            queues = [(q.queue, q.queued, q.due, q.running, q.oldest_due) for q in stats.queues()]
+            alerts = stats.open_alerts()
+        parts.append(make_table("queues", ("queue", "queued", "due", "running", "oldest due"), queues))
+        parts.append(Text(f"open alerts: {alerts}    Ctrl-C stops everything", style="dim"))
+    except OpsError as error:
+        parts.append(Text(str(error), style="red"))
+    return Group(*parts)
+
+
+def _where(stack: Stack, port: int) -> dict[str, str]:
+    values = foreman.read_env(stack)
+    user, _, password = values.get("FLOWER_BASIC_AUTH", "").partition(":")
+    return {"flower": f"http://127.0.0.1:{port}", "flower_user": user, "flower_password": password,
+            "settings": str(stack.env_file)}  # fmt: skip
+
+
+def _lines(where: dict[str, str]) -> list[str]:
+    return [
+        f"Flower    {where['flower']}   user {where['flower_user']}   password {where['flower_password']}",
+        f"settings  {where['settings']}",
+    ]
+
+
+def _say_where(stack: Stack, port: int) -> None:
+    for line in _lines(_where(stack, port)):
+        out.line(line)
+
+
+def _let_go_of_database() -> None:
+    from db import connection
+
+    connection.dispose()
+
+
+def _raise_stop(_number: int, _frame: FrameType | None) -> None:
+    raise _Stop

@@ -1,0 +1,182 @@
+"""Runs the platform's processes on this machine: starts them, starts again what dies, stops them in order."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from db.errors import Conflict, Unavailable
+from db.ledger import is_gone, process_key
+from db.settings import SECRETS, get_settings
+from tasks.supervisor import now
+from worker.devstack import Stack
+
+FLOWER_PORTS = range(5555, 5575)
+#: After a process has died: the pause before it is started again, doubled each time, and forgotten once it has lived
+#: for a minute.
+FIRST_PAUSE, LONGEST_PAUSE, FORGET_SECONDS = 1.0, 30.0, 60.0
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class Member:
+    """One process of the platform."""
+
+    name: str
+    arguments: list[str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    deaths: int = 0
+    again_at: float = field(default=0.0)
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+
+class Foreman:
+    """The processes of one data folder."""
+
+    def __init__(self, stack: Stack, *, flower_port: int | None = None) -> None:
+        self.stack = stack
+        self.flower_port = flower_port
+        self.members = [self._member(name, *arguments) for name, arguments in self._plan()]
+        self._key_file = stack.data_dir / "up.pid"
+
+    def _plan(self) -> Iterable[tuple[str, list[str]]]:
+        worker = ["worker", "--loglevel=INFO", "--without-mingle", "--without-gossip"]
+        yield "deployments", [*worker, "-n", "deployments@%h", "-Q", "deployments", "-c", "4"]
+        yield "control", [*worker, "-n", "control@%h", "-Q", "control,checks", "-c", "2"]
+        yield "beat-1", ["beat", "--loglevel=INFO"]
+        yield "beat-2", ["beat", "--loglevel=INFO"]
+        if self.flower_port is not None:
+            yield "flower", ["flower", "--address=127.0.0.1", f"--port={self.flower_port}"]
+
+    def _member(self, name: str, *arguments: str) -> Member:
+        return Member(name, list(arguments), self.stack.log_dir / f"{name}.log")
+
+    def start(self) -> None:
+        """Start every process. Raises Conflict when another foreman runs them."""
+        other = running_foreman(self.stack)
+        if other is not None:
+            raise Conflict(f"the platform runs already (process {other})", hint="ops status, or ops down")
+        self._key_file.write_text(process_key(os.getpid()))
+        for member in self.members:
+            self._start(member)
+
+    def look(self) -> None:
+        """Start again what has died."""
+        for member in self.members:
+            if member.is_alive:
+                if member.deaths and now() - member.started_at > FORGET_SECONDS:
+                    member.deaths = 0
+            elif member.again_at == 0.0:
+                pause = min(FIRST_PAUSE * 2**member.deaths, LONGEST_PAUSE)
+                member.deaths += 1
+                member.again_at = now() + pause
+            elif now() >= member.again_at:
+                self._start(member)
+
+    def stop(self) -> None:
+        """Ask all to end, wait as long as a worker grants its jobs, then make them end."""
+        for member in self.members:
+            if member.is_alive and member.process is not None:
+                member.process.terminate()
+        end = time.monotonic() + get_settings().shutdown_seconds + 20
+        for member in self.members:
+            if member.process is None:
+                continue
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                member.process.wait(max(0.1, end - time.monotonic()))
+            if member.is_alive:
+                member.process.kill()
+                member.process.wait()
+        self._key_file.unlink(missing_ok=True)
+
+    def _start(self, member: Member) -> None:
+        member.again_at = 0.0
+        member.started_at = now()
+        with member.log.open("ab") as log:
+            member.process = subprocess.Popen(
+                [sys.executable, "-m", "celery", "-A", "worker.app", *member.arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment(self.stack),
+                start_new_session=True,  # Ctrl-C is for us; we end them in order
+                preexec_fn=_end_with_parent,
+            )
+
+
+def environment(stack: Stack) -> dict[str, str]:
+    """What a process needs to join this stack, and not another that the caller's environment may name."""
+    kept = {name: value for name, value in os.environ.items() if name not in _OTHERS}
+    return kept | {"OPS_DATA_DIR": str(stack.data_dir), "PYTHONUNBUFFERED": "1"} | read_env(stack)
+
+
+_OTHERS = {*SECRETS, *(f"{name}_FILE" for name in SECRETS), "CELERY_BROKER_URL", "REDIS_URL"}
+
+
+def read_env(stack: Stack) -> dict[str, str]:
+    """The stack's own env file."""
+    lines = (line.partition("=") for line in stack.env_file.read_text("utf-8").splitlines())
+    return {name: value for name, _, value in lines if value and not name.startswith("#")}
+
+
+def join(stack: Stack) -> None:
+    """Make this very process use the stack, whatever its environment said before."""
+    for name in _OTHERS:
+        os.environ.pop(name, None)
+    os.environ.update(environment(stack))
+    get_settings.cache_clear()
+
+
+def running_foreman(stack: Stack) -> int | None:
+    """The process that runs this stack's platform, or None."""
+    try:
+        key = (stack.data_dir / "up.pid").read_text().strip()
+        return None if is_gone(key) else int(key.partition(":")[0])
+    except (OSError, ValueError):
+        return None
+
+
+def stop_foreman(stack: Stack, seconds: float = 120.0) -> bool:
+    """Ask the foreman to stop everything, and wait; False when none runs. Raises Unavailable when it does not end."""
+    pid = running_foreman(stack)
+    if pid is None:
+        return False
+    os.kill(pid, signal.SIGTERM)
+    end = time.monotonic() + seconds
+    while running_foreman(stack) is not None:
+        if time.monotonic() > end:
+            raise Unavailable(f"process {pid} does not end", hint=f"kill -9 {pid}, then ops down")
+        time.sleep(0.1)
+    return True
+
+
+def free_port(wanted: int | None) -> int:
+    """The wanted port, or the first free one of Flower's. Raises Conflict when it is taken."""
+    for port in [wanted] if wanted is not None else FLOWER_PORTS:
+        with contextlib.suppress(OSError), socket.socket() as door:
+            door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            door.bind(("127.0.0.1", port))
+            return port
+    if wanted is not None:
+        raise Conflict(f"port {wanted} is taken", hint="ops up --port ANOTHER")
+    raise Conflict(f"ports {FLOWER_PORTS[0]} to {FLOWER_PORTS[-1]} are taken", hint="ops up --port ANOTHER")
+
+
+def _end_with_parent() -> None:
+    """In the child: a foreman that is killed takes its processes along."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)

@@ -1,0 +1,138 @@
+"""The relay and the rescue: a timer in every worker's main process, independent of the broker's mood.
+
+Once a second, SQL only, any number of them: ring what is due, look at what may have died, tell that this process
+lives. Liveness of the whole platform rests on this loop alone; everything else that rings only saves time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from uuid import uuid4
+
+import psycopg
+import structlog
+
+from db.connection import conninfo
+from db.ledger import Bell, Ledger, host_key, is_gone
+from db.settings import get_settings
+from tasks.supervisor import now
+from worker.board import board
+from worker.publish import Line
+
+log = structlog.get_logger()
+
+TICK_SECONDS = 1.0
+#: At most so many doorbells lie in a queue, so that a backlog is not buried under its own bells.
+WINDOW = 200
+SEEN_EVERY_SECONDS = 5.0
+REPORT_EVERY_SECONDS = 60.0
+
+
+class Relay:
+    """The loop of one process. ``kind`` is ``worker`` or ``relay``; ``name`` is what the status shows."""
+
+    def __init__(self, line: Line, name: str, kind: str = "worker", queues: tuple[str, ...] = ()) -> None:
+        self.line = line
+        self.name = name
+        self.kind = kind
+        self.queues = queues
+        self.key = str(uuid4())
+        self.is_ready = kind == "relay"
+        self._ledger = Ledger(conninfo(), get_settings().database_schema, application_name="ops relay")
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._seen_at = 0.0
+        self._reported_at = now()
+        self._is_away = False
+        self._relayed = 0
+        self._rescued = 0
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self.run, name="ops-relay", daemon=True)
+        self._thread.start()
+
+    def ready(self) -> None:
+        """The worker hears its queues from now on; say so at once."""
+        self.is_ready = True
+        self._seen_at = 0.0
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(5)
+            if self._thread.is_alive():
+                return  # it waits for the database, and so would we
+        with contextlib.suppress(psycopg.Error):
+            self._report_dropped()
+            self._ledger.say_gone(self.key)
+        self._ledger.close()
+
+    def run(self) -> None:
+        while True:
+            started = now()
+            self.tick()
+            if self._stop.wait(max(0.0, TICK_SECONDS - (now() - started))):
+                return
+
+    def tick(self) -> None:
+        """One round. What fails is logged and tried again in the next."""
+        try:
+            self._look()
+            self._relay()
+            self._say_alive()
+            if now() - self._reported_at >= REPORT_EVERY_SECONDS:
+                self._report_dropped()
+        except psycopg.Error as error:
+            if not self._is_away:
+                log.warning("database_away", during="relay", error=f"{type(error).__name__}: {error}"[:200])
+            self._is_away = True
+        except Exception:
+            # This thread must not die of anything: without it, lost doorbells stay lost.
+            log.exception("relay_failed")
+        else:
+            if self._is_away:
+                log.info("database_back", during="relay")
+            self._is_away = False
+
+    def _look(self) -> None:
+        held = self._ledger.held_here(host_key())
+        dead = [job.token for job in held if job.holders and all(map(is_gone, job.holders))]
+        moved, bells = self._ledger.rescue(dead=dead)
+        for row in moved:
+            log.warning("job_rescued", job_id=str(row["id"]), state=row["state"], outcome=row["outcome"])
+        self._rescued += len(moved)
+        self._ring(bells)
+
+    def _relay(self) -> None:
+        queues = self._ledger.due_queues()
+        if not queues:
+            return
+        depths = self.line.depths(queues)
+        if depths is None:
+            return  # the broker is away: keep the bells for when it is back
+        for queue, depth in depths.items():
+            if depth < WINDOW:
+                bells = self._ledger.relay(queue, WINDOW - depth)
+                self._relayed += len(bells)
+                self._ring(bells)
+
+    def _ring(self, bells: list[Bell] | tuple[Bell, ...]) -> None:
+        if bells:
+            self.line.ring(bells)
+
+    def _say_alive(self) -> None:
+        if now() - self._seen_at < SEEN_EVERY_SECONDS:
+            return
+        self._seen_at = now()
+        info = {
+            "queues": list(self.queues), "relayed": self._relayed, "rescued": self._rescued, "ready": self.is_ready,
+        }  # fmt: skip
+        self._ledger.say_alive(self.key, self.kind, self.name, host_key(), os.getpid(), info)
+
+    def _report_dropped(self) -> None:
+        """One entry per worker, reason and minute, with a count: a flood of junk does not flood the trail."""
+        self._reported_at = now()
+        for reason, count in board.take_counts().items():
+            self._ledger.audit("message.dropped", "message", reason, {"count": count}, self.name)
