@@ -1,0 +1,324 @@
+"""The trail itself: it only grows, is kept long enough, takes in other people's tables, and can be searched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import psycopg
+import pytest
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+
+from db.connection import audit_context
+from db.models import Application, AuditLog, User
+from db.repositories import AuditLogRepository
+from tests.conftest import Database
+from worker.devstack import OWNER_ROLE
+
+Sql = Callable[..., list[tuple]]
+
+
+@pytest.fixture
+def owner(database: Database) -> Iterator[psycopg.Connection]:
+    """The role that owns the tables."""
+    with database.connect(OWNER_ROLE) as connection:
+        yield connection
+
+
+@pytest.fixture
+def partition(sql: Sql) -> str:
+    """The partition of this month, with an entry in it."""
+    sql("INSERT INTO users (username, email) VALUES ('one', 'one@example.org')")
+    ((name,),) = sql("SELECT tableoid::regclass::text FROM audit_logs WHERE resource_type = 'user'")
+    return str(name)
+
+
+def old_partition(owner: psycopg.Connection, month: str, following: str, rows: int = 1) -> str:
+    name = f"audit_logs_{month.replace('-', '_')}"
+    owner.execute(f"CREATE TABLE {name} PARTITION OF audit_logs FOR VALUES FROM ('{month}-01') TO ('{following}-01')")
+    owner.execute(
+        "INSERT INTO audit_logs (at, action, resource_type, actor_type, actor)"
+        f" SELECT '{month}-15', 'x', 'x', 'system', 'x' FROM generate_series(1, {rows})"
+    )
+    return name
+
+
+def names(owner: psycopg.Connection) -> list[str]:
+    rows = owner.execute(
+        "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'audit_logs'::regclass ORDER BY 1"
+    )
+    return [name for (name,) in rows]
+
+
+CHANGES = [
+    "UPDATE {table} SET actor = 'somebody else'",
+    "DELETE FROM {table}",
+    "TRUNCATE {table}",
+]
+
+
+def changes(partition: str) -> list[str]:
+    return [statement.format(table=table) for statement in CHANGES for table in ("audit_logs", partition)]
+
+
+def test_the_runtime_role_has_no_right_to_change_an_entry(sql: Sql, partition):
+    for statement in changes(partition):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied"):
+            sql(statement)
+    assert sql("SELECT actor FROM audit_logs WHERE resource_type = 'user'") == [("ops_app",)]
+
+
+def test_not_even_the_owner_can_change_an_entry(sql: Sql, owner, partition):
+    for statement in changes(partition):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="append-only"):
+            owner.execute(statement)
+    assert sql("SELECT actor FROM audit_logs WHERE resource_type = 'user'") == [("ops_app",)]
+
+
+def test_an_entry_cannot_be_moved_to_another_month(owner, partition):
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="append-only"):
+        owner.execute("UPDATE audit_logs SET at = at + interval '1 month'")
+
+
+def test_the_runtime_role_cannot_write_entries_past_the_functions(sql: Sql, partition):
+    for table in ("audit_logs", partition):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied"):
+            sql(
+                f"INSERT INTO {table} (action, resource_type, actor_type, actor, db_user)"
+                " VALUES ('x', 'x', 'user', 'somebody', 'ops_owner')"
+            )
+
+
+def test_an_entry_by_hand_names_the_login_that_wrote_it(sql: Sql):
+    sql("SELECT ops_audit('x', 'thing', '1', NULL, NULL, '{\"actor\": \"root\", \"actor_type\": \"user\"}')")
+    assert sql("SELECT actor, db_user FROM audit_logs WHERE resource_type = 'thing'") == [("root", "ops_app")]
+
+
+def test_the_runtime_role_cannot_take_the_trail_apart(sql: Sql, partition):
+    for statement in (
+        "ALTER TABLE users DISABLE TRIGGER USER",
+        "DROP TRIGGER ops_audit_update ON users",
+        "SELECT ops_audit_unwatch('users')",
+        "ALTER TABLE audit_logs DISABLE TRIGGER ALL",
+        f"DROP TABLE {partition}",
+        f"ALTER TABLE audit_logs DETACH PARTITION {partition}",
+        "SET session_replication_role = replica",
+        "CREATE OR REPLACE FUNCTION ops_audit_is_append_only() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN END'",
+    ):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            sql(statement)
+
+
+def test_nothing_on_the_callers_search_path_stands_in_for_our_tables(sql: Sql):
+    sql("CREATE TEMP TABLE audit_logs (LIKE audit_logs)")
+    sql(
+        "CREATE FUNCTION pg_temp.ops_audit_context() RETURNS jsonb LANGUAGE sql"
+        " AS $$ SELECT jsonb_build_object('actor', 'nobody') $$"
+    )
+    sql("INSERT INTO users (username, email) VALUES ('one', 'one@example.org')")
+    assert sql("SELECT count(*) FROM pg_temp.audit_logs") == [(0,)]
+
+
+def test_partitions_are_made_ahead_and_once(sql: Sql, owner):
+    assert len(names(owner)) == 7
+    assert sql("SELECT ops_audit_make_partitions(6)") == [(0,)]
+    assert sql("SELECT ops_audit_make_partitions(7)") == [(1,)]
+    owner.execute(
+        "INSERT INTO audit_logs (at, action, resource_type, actor_type, actor)"
+        " VALUES (date_trunc('month', now()) + interval '7 months', 'x', 'x', 'system', 'x')"
+    )
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="append-only"):
+        owner.execute(f"TRUNCATE {names(owner)[-1]}")
+
+
+def test_months_begin_at_the_same_moment_whoever_makes_their_partitions(sql: Sql, owner):
+    owner.execute(f"DROP TABLE {names(owner)[-1]}")
+    sql("SET timezone = 'Pacific/Kiritimati'")
+    assert sql("SELECT ops_audit_make_partitions(6)") == [(1,)]
+    owner.execute("SET timezone = 'UTC'")
+    bounds = owner.execute(
+        "SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid = %s::regclass", [names(owner)[-1]]
+    ).fetchone()
+    assert bounds[0].count("-01 00:00:00+00'") == 2
+
+
+def test_partitions_are_dropped_after_their_time_and_that_is_recorded(sql: Sql, owner, session):
+    kept = names(owner)
+    old_partition(owner, "2020-01", "2020-02", rows=3)
+    recent = (datetime.now(UTC).replace(day=1) - timedelta(days=40)).replace(day=1)
+    following = (recent + timedelta(days=31)).replace(day=1)
+    kept.append(old_partition(owner, f"{recent:%Y-%m}", f"{following:%Y-%m}"))
+    assert sql("SELECT ops_audit_drop_partitions(90)") == [(1,)]
+    assert sorted(names(owner)) == sorted(kept)
+    (entry,) = AuditLogRepository(session).search(action="audit.partition_dropped").items
+    assert (entry.resource_id, entry.details) == ("audit_logs_2020_01", {"entries": 3, "keep_days": 90})
+    assert sql("SELECT ops_audit_drop_partitions(90)") == [(0,)]
+
+
+@pytest.mark.parametrize("role", ["ops_app", OWNER_ROLE])
+def test_nothing_younger_than_ninety_days_is_dropped_whoever_asks(database: Database, owner, role):
+    old_partition(owner, "2020-01", "2020-02")
+    with database.connect(role) as connection:
+        for days in (89, 0, -1):
+            with pytest.raises(psycopg.errors.RaiseException, match="at least 90 days"):
+                connection.execute("SELECT ops_audit_drop_partitions(%s)", [days])
+        connection.execute("SELECT ops_audit_drop_partitions(NULL)")
+    assert "audit_logs_2020_01" in names(owner)
+
+
+class TestWatch:
+    """An application's own tables, put under audit by their owner."""
+
+    @pytest.fixture(autouse=True)
+    def _application(self, owner: psycopg.Connection) -> None:
+        owner.execute("CREATE SCHEMA app")
+        owner.execute("GRANT USAGE ON SCHEMA app TO ops_app")
+
+    def watch(self, owner: psycopg.Connection, columns: str, arguments: str = "") -> None:
+        owner.execute(f'CREATE TABLE app."Order items" ({columns})')
+        owner.execute('GRANT SELECT, INSERT, UPDATE, DELETE ON app."Order items" TO ops_app')
+        owner.execute(f"SELECT ops_audit_watch('app.\"Order items\"'{arguments})")
+
+    def told(self, sql: Sql) -> list[tuple]:
+        return sql(
+            "SELECT action, resource_id, changes FROM audit_logs WHERE resource_type IN ('Order items', 'item')"
+            " ORDER BY id"
+        )
+
+    def test_what_is_redacted_is_hidden_and_what_is_ignored_is_left_out(self, sql: Sql, owner):
+        self.watch(owner, "id int PRIMARY KEY, price int, card text, seen int", ", '{card}', '{seen}', 'item'")
+        sql("INSERT INTO app.\"Order items\" VALUES (1, 10, 'visa-1234', 5)")
+        sql('UPDATE app."Order items" SET seen = 6')
+        sql('UPDATE app."Order items" SET price = 11, card = NULL')
+        assert self.told(sql) == [
+            ("item.created", "1", {"id": [None, 1], "price": [None, 10], "card": [None, "[secret]"]}),
+            ("item.updated", "1", {"price": [10, 11], "card": ["[secret]", None]}),
+        ]
+
+    def test_rows_of_a_composite_key_are_told_apart(self, sql: Sql, owner):
+        self.watch(owner, "b text, a text, n int, PRIMARY KEY (a, b)")
+        sql("INSERT INTO app.\"Order items\" (a, b, n) VALUES ('x/y', 'z', 1), ('x', 'y/z', 2), ('x\\', '/', 3)")
+        sql('UPDATE app."Order items" SET n = n + 10')
+        updated = [(key, changes["n"]) for action, key, changes in self.told(sql) if action.endswith("updated")]
+        assert sorted(updated) == [("x/y\\/z", [2, 12]), ("x\\/y/z", [1, 11]), ("x\\\\/\\/", [3, 13])]
+
+    def test_a_table_without_a_primary_key_is_refused_with_a_reason(self, owner):
+        with pytest.raises(psycopg.errors.RaiseException, match="has no primary key"):
+            self.watch(owner, "a int")
+
+    def test_watching_again_changes_what_is_redacted_and_unwatching_ends_it(self, sql: Sql, owner):
+        self.watch(owner, "id int PRIMARY KEY, card text")
+        owner.execute("SELECT ops_audit_watch('app.\"Order items\"', '{card}')")
+        sql("INSERT INTO app.\"Order items\" VALUES (1, 'visa-1234')")
+        owner.execute("SELECT ops_audit_unwatch('app.\"Order items\"')")
+        sql('DELETE FROM app."Order items"')
+        assert self.told(sql) == [("Order items.created", "1", {"id": [None, 1], "card": [None, "[secret]"]})]
+
+    def test_a_merge_is_recorded_as_what_became_of_each_row(self, sql: Sql, owner):
+        self.watch(owner, "id int PRIMARY KEY, n int")
+        sql('INSERT INTO app."Order items" VALUES (1, 1), (2, 2)')
+        sql(
+            'MERGE INTO app."Order items" t USING (VALUES (1), (2), (3)) s (id) ON t.id = s.id'
+            " WHEN MATCHED AND t.id = 1 THEN DELETE WHEN MATCHED THEN UPDATE SET n = 9"
+            " WHEN NOT MATCHED THEN INSERT VALUES (s.id, 0)"
+        )
+        assert sorted((action.split(".")[1], key) for action, key, _ in self.told(sql)[2:]) == [
+            ("created", "3"),
+            ("deleted", "1"),
+            ("updated", "2"),
+        ]
+
+
+@pytest.fixture
+def trail(session: Session) -> AuditLogRepository:
+    """Three users' deeds: anna makes an application and renames it twice, a job of ben's makes another."""
+    audit_context(session, actor="anna", actor_id=7, actor_type="user")
+    session.add(Application(name="shop", command=[], description="one"))
+    session.flush()
+    for description in ("two", "three"):
+        session.execute(update(Application).values(description=description))
+    audit_context(session, actor="ben", actor_id=8, task_id=JOB)
+    session.add(Application(name="shop-2", command=[]))
+    session.add(User(username="eve", email="eve@example.org", is_active=False))
+    session.flush()
+    AuditLogRepository(session).add("secret.opened", "secret", 5, {"name": "aws/token"})
+    return AuditLogRepository(session)
+
+
+JOB = uuid4()
+
+
+def actions(found: AuditLogRepository, **search: object) -> list[str]:
+    return [entry.action for entry in found.search(**search).items]
+
+
+def test_the_trail_is_searched_by_what_who_which_task_and_when(trail, session):
+    key = trail.search(resource="application").items[-1].resource_id
+    assert actions(trail, resource=f"application:{key}") == ["application.updated"] * 2 + ["application.created"]
+    assert sorted(actions(trail, actor="ben")) == ["application.created", "secret.opened", "user.created"]
+    assert actions(trail, action="secret.opened", actor="anna") == []
+    assert len(actions(trail, task_id=JOB)) == 3
+    assert actions(trail, action="application.*", actor="anna")[-1] == "application.created"
+    assert actions(trail, action="app_ication.*") == actions(trail, action="%.*") == []
+    middle = trail.search(actor="anna").items[0].at
+    assert actions(trail, until=middle, resource="application") == ["application.updated", "application.created"]
+    assert len(actions(trail, since=middle)) == 4
+
+
+def test_the_trail_is_searched_by_a_column_that_was_set_to_a_value(trail):
+    assert actions(trail, changed="description", to="two") == ["application.updated"]
+    assert actions(trail, changed="description", to="one") == ["application.created"]
+    assert len(actions(trail, changed="description")) == 3
+    assert actions(trail, changed="is_active", to=False) == ["user.created"]
+    assert actions(trail, changed="is_active", to=True) == []
+
+
+def test_pages_of_the_trail_follow_each_other_without_a_gap(trail):
+    whole = [entry.id for entry in trail.search(limit=1000).items]
+    pages, before = [], None
+    while True:
+        page = trail.search(limit=2, before=before)
+        pages.append([entry.id for entry in page.items])
+        before = page.next
+        if before is None:
+            break
+    assert [len(page) for page in pages] == [2, 2, 2]
+    assert [key for page in pages for key in page] == whole == sorted(whole, reverse=True)
+    assert len(trail.search(limit=0).items) == 1
+
+
+def test_a_story_is_everything_about_some_things_in_order(trail, session):
+    newest, _, _, oldest = trail.search(resource="application").items
+    told = trail.story([("application", oldest.resource_id), ("secret", "5")])
+    assert [entry.action for entry in told] == [
+        "application.created", "application.updated", "application.updated", "secret.opened",
+    ]  # fmt: skip
+    assert newest.id not in [entry.id for entry in told]
+    assert trail.story([]) == []
+    assert trail.story([("application", "0"), ("secret", "application")]) == []
+
+
+def test_what_one_user_did_is_not_what_a_namesake_did(trail, session):
+    audit_context(session, actor="anna", actor_id=99)
+    trail.add("x", "thing", 1)
+    assert [entry.actor_id for entry in trail.get_user_activity(7)] == [7, 7, 7]
+    assert len(trail.get_user_activity(99)) == 1
+
+
+def test_a_search_uses_an_index_whatever_it_asks_for(trail, session, owner):
+    session.commit()
+    owner.execute("SET enable_seqscan = off")
+    for condition in (
+        "resource_type = 'x' AND resource_id = '1' ORDER BY id DESC LIMIT 50",
+        "actor = 'x' ORDER BY id DESC LIMIT 50",
+        "action = 'x' ORDER BY id DESC LIMIT 50",
+        "task_id = gen_random_uuid() ORDER BY id DESC LIMIT 50",
+        "actor_id = 1 ORDER BY id DESC LIMIT 50",
+        'changes @> \'{"status": ["failed"]}\'',
+        "at >= now() - interval '1 hour'",
+    ):
+        plan = "\n".join(line for (line,) in owner.execute(f"EXPLAIN SELECT * FROM audit_logs WHERE {condition}"))
+        assert "Seq Scan" not in plan, condition
+    assert session.get(AuditLog, (0, datetime.now(UTC))) is None

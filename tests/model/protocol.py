@@ -1,0 +1,487 @@
+"""The ledger's protocol as a model that is searched exhaustively: every order of every step, with every fault.
+
+The row is the truth, a message is a doorbell. What stands here is what ``migrations/versions/*_ledger.sql``, the
+workers and the supervisor do; each rule can be taken away, and the search then shows what it was for.
+
+Time is abstract: a lease "runs out", a pause "is over", a mark "grows old", each at any moment that the rules allow.
+Faults (a lost or doubled bell, a death, a stall, an answer lost after its commit) are bounded by a budget, so that a
+search ends; a step is *fair* when a platform that is left alone takes it some day.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tests.model.world import (
+    ABSENT,
+    BEGUN,
+    CANCELLED,
+    CLAIMED,
+    ENDING,
+    FAILED,
+    FINAL,
+    HOLDING,
+    IDLE,
+    LOOKED,
+    QUEUED,
+    RINGING,
+    RUNG,
+    RUNNING,
+    SUCCEEDED,
+    WORKING,
+    Broken,
+    Effect,
+    Job,
+    Step,
+    Violation,
+    Worker,
+    World,
+    change_row,
+    ending,
+    fault,
+    fresh_token,
+    is_busy,
+    is_held,
+    put_worker,
+    ringing,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The protocol; every rule may be switched off. The last five only save time."""
+
+    relay: bool = True  # rings what is queued, due, unblocked and whose ring_at has passed
+    level_triggered: bool = True  # ... again and again, whatever became of earlier bells
+    rescue: bool = True
+    second_look: bool = True  # acts only on a mark that has grown old; a heartbeat clears it
+    verdict: bool = True  # a lost attempt is repeated only if it had not begun or is idempotent
+    bounded_rescues: bool = True
+    fence: str = "token"  # who may change a running row: the token's holder, the attempt's, or anybody ("none")
+    done_token: bool = True  # the row remembers whose end it recorded
+    begin_is_written: bool = True  # before the effect starts
+    begin_sees_cancel: bool = True
+    supervisor: bool = True  # ends the effect before its lease can run out, and when its worker dies
+    starts_nothing_late: bool = True  # the supervisor refuses to start after the end of the lease
+    supervisor_is_holder: bool = True  # an attempt is dead only when its supervisor is gone, too
+    unique_index: bool = True  # deciding the key and taking it are one
+    order: str = "queue"  # within a key: by queue ("queue"), across queues ("key"), none ("")
+    cancel_beats_retry: bool = True
+    success_beats_cancel: bool = True
+
+    fast_path: bool = True  # the caller publishes after its commit
+    hand_over: bool = True  # who frees a key rings the head of each queue
+    refused_head_rings: bool = True  # a head that was refused is due for a ring at once
+    pushes_back: bool = True  # the relay looks at blocked rows less often, and does not ring them
+    helps_the_head: bool = True  # a claim that is not the head's rings the head, if its time has come
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What the rules are tried on: jobs on one key, workers, an adversary with a budget of faults."""
+
+    idempotent: tuple[bool, ...] = (True, False)
+    queues: tuple[str, ...] = ("a", "a")
+    served: tuple[str, ...] = ("a", "b")
+    workers: int = 2
+    faults: int = 2
+    cancels: tuple[int, ...] = (0,)
+    stalls: bool = True  # a living worker may stop until its lease has run out
+    outage: bool = False  # the database may be away until every lease has run out; workers are well
+    failover: bool = False  # a failover may forget a claim
+    unpromised: frozenset[Broken] = frozenset()  # what nobody can promise in this scene
+    bells: int = 1  # doorbells of one job that may lie in the broker at once; each worker may hold another
+    max_attempts: int = 2
+    max_rescues: int = 1
+
+    def start(self) -> World:
+        count = len(self.idempotent)
+        return World((Job(),) * count, (0,) * count, (Worker(),) * self.workers, (), (0,) * count, self.faults)
+
+
+class Protocol:
+    """All steps that can be taken in a world. Raises Violation when one of them breaks a promise."""
+
+    def __init__(self, rules: Rules, scene: Scene) -> None:
+        self.rules = rules
+        self.scene = scene
+        self.ids = range(len(scene.idempotent))
+
+    def steps(self, world: World) -> list[Step]:
+        taken: list[Step] = []
+        for each in (self._callers, self._broker, self._clock, self._relay, self._rescue, self._supervisors):
+            taken += each(world)
+        for number, worker in enumerate(world.workers):
+            if worker not in world.workers[:number]:  # two workers in one state are one
+                taken += self._worker(world, number, worker)
+        for step in taken:
+            self._check(world, step)
+        return [Step(step.label, self._tidy(step.world), step.fair) for step in taken]
+
+    def is_over(self, world: World) -> bool:
+        """Every job that somebody serves has ended."""
+        return all(
+            job.state in FINAL or self.scene.queues[j] not in self.scene.served for j, job in enumerate(world.jobs)
+        )
+
+    # Who wants something: callers, and whoever cancels.
+
+    def _callers(self, world: World) -> Iterator[Step]:
+        for j, job in enumerate(world.jobs):
+            if job.state == ABSENT:
+                # The caller rings by himself: the relay gives him two seconds. One that rings but once must not.
+                there = change_row(world, j, state=QUEUED, ring=not self.rules.level_triggered)
+                yield Step(f"enqueue {j}", self._bell(there, j) if self.rules.fast_path else there, True)
+                yield from fault(world, f"enqueue {j}, the caller dies before he rings", there)
+                if not world.bells[j]:
+                    yield from fault(world, f"a bell of {j} overtakes its commit", self._bell(world, j))
+            if j in self.scene.cancels and not job.cancel:
+                if job.state == QUEUED:
+                    after, bells = self._hand_over(change_row(world, j, state=CANCELLED, cancel=True))
+                    yield Step(f"cancel {j}", self._bells(after, bells), False)
+                elif job.state == RUNNING:
+                    yield Step(f"ask {j} to end", change_row(world, j, cancel=True), False)
+
+    # What carries doorbells: it may lose and double them.
+
+    def _broker(self, world: World) -> Iterator[Step]:
+        for j in self.ids:
+            if world.bells[j]:
+                yield from fault(world, f"a bell of {j} is lost", self._bell(world, j, -1))
+                yield from fault(world, f"a bell of {j} is doubled", self._bell(world, j))
+
+    # What only time does.
+
+    def _clock(self, world: World) -> Iterator[Step]:
+        for j, job in enumerate(world.jobs):
+            if job.state == QUEUED and not job.due:
+                yield Step(f"{j} is due", change_row(world, j, due=True, ring=True), True)
+            elif job.state == RUNNING:
+                yield from self._lease_runs_out(world, j, job)
+                # A holder that is well has beaten within the grace: no mark grows old under it.
+                if job.mark == 1 and not is_held(world, job.token):
+                    yield Step(f"the mark of {j} grows old", change_row(world, j, mark=2), True)
+                if self.scene.failover:
+                    back = change_row(world, j, state=QUEUED, attempt=job.attempt - 1, token=0, lease=False, mark=0,
+                        begun=False, ring=True)  # fmt: skip
+                    yield from fault(world, f"a failover forgets the claim of {j}", back)
+
+    def _lease_runs_out(self, world: World, j: int, job: Job) -> Iterator[Step]:
+        if not job.lease:
+            return
+        after = change_row(world, j, lease=False)
+        workers = tuple(
+            worker._replace(lapsed=True) if worker.token == job.token and worker.at == BEGUN else worker
+            for worker in after.workers
+        )
+        effects = after.effects
+        if self.rules.supervisor:
+            effects = tuple(effect for effect in effects if effect.token != job.token)
+        after = after._replace(workers=workers, effects=effects)
+        if not is_held(world, job.token):
+            yield Step(f"the lease of {j} runs out", after, True)
+        elif self.scene.stalls:
+            yield from fault(world, f"the holder of {j} stalls, its lease runs out", after)
+        elif self.scene.outage:
+            yield from fault(world, f"the database is away, the lease of {j} runs out", after)
+
+    # The timer in every worker's main process.
+
+    def _relay(self, world: World) -> Iterator[Step]:
+        if not self.rules.relay:
+            return
+        for j, job in enumerate(world.jobs):
+            if not (job.state == QUEUED and job.due and job.ring):
+                continue
+            rung = change_row(world, j, ring=False)
+            if self.rules.pushes_back and (self._ahead(world.jobs, j) is not None or is_busy(world.jobs)):
+                yield Step(f"the relay pushes {j} back", rung, True)
+            else:
+                yield Step(f"the relay rings {j}", self._bell(rung, j), True)
+                yield from fault(world, f"the relay dies before it rings {j}", rung)
+
+    def _rescue(self, world: World) -> Iterator[Step]:
+        if not self.rules.rescue:
+            return
+        for j, job in enumerate(world.jobs):
+            if job.state != RUNNING:
+                continue
+            if not job.lease and not job.mark and self.rules.second_look:
+                mark = 2 if self.scene.stalls else 1  # under a stalled holder it grows old unseen
+                yield Step(f"a first look marks {j}", change_row(world, j, mark=mark), True)
+            ran_out = not job.lease and (job.mark == 2 or not self.rules.second_look)
+            gone = not is_held(world, job.token) and not (
+                self.rules.supervisor_is_holder and any(effect.token == job.token for effect in world.effects)
+            )
+            if ran_out or gone:
+                if self.scene.outage and is_held(world, job.token):
+                    raise Violation(Broken.GIVEN_UP)
+                to = self._verdict(j, job, "lost")
+                after, bells = self._hand_over(self._end(world, j, to, "lost", 0))
+                yield Step(f"the rescue of {j}: {to}", self._bells(after, bells), ran_out)
+                if bells:
+                    yield from fault(world, f"the rescue of {j}: {to}, and dies before it rings", after)
+
+    # The process between a worker and the effect.
+
+    def _supervisors(self, world: World) -> Iterator[Step]:
+        for effect in world.effects:
+            if not effect.orphan:
+                continue
+            gone = world._replace(effects=tuple(each for each in world.effects if each != effect))
+            if not self.rules.supervisor:
+                yield Step(f"an orphan of {effect.job} ends by itself", gone, True)
+                continue
+            row = world.jobs[effect.job]
+            told = gone
+            if row.state == RUNNING and self._holds(row, effect.token, effect.attempt):
+                if row.token != effect.token:
+                    raise Violation(Broken.STALE)
+                to = self._verdict(effect.job, row, "interrupted")
+                told, _ = self._hand_over(self._end(gone, effect.job, to, "interrupted", effect.token))
+            yield Step(f"the supervisor ends an orphan of {effect.job} and says so", told, True)
+            yield from fault(world, f"the supervisor ends an orphan of {effect.job} and can tell nobody", gone)
+
+    # A worker.
+
+    def _worker(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
+        if worker.at == IDLE:
+            for j in self.ids:
+                if world.bells[j] and self.scene.queues[j] in self.scene.served:
+                    took = put_worker(self._bell(world, j, -1), number, Worker(RUNG, j, token=fresh_token(world)))
+                    yield Step(f"a worker hears {j}", took, True)
+            return
+        orphaned = tuple(
+            effect._replace(orphan=True) if effect.token == worker.token else effect for effect in world.effects
+        )
+        dead = put_worker(world._replace(effects=orphaned), number, Worker())
+        yield from fault(world, f"a worker dies, {worker.at} {worker.job}", dead)
+        part = {
+            RUNG: self._claims, LOOKED: self._takes, CLAIMED: self._begins, BEGUN: self._starts,
+            WORKING: self._works, ENDING: self._finishes, RINGING: self._rings,
+        }[worker.at]  # fmt: skip
+        yield from part(world, number, worker)
+        if worker.at in HOLDING:
+            yield from self._beats(world, number, worker)
+
+    def _claims(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
+        j, job = worker.job, world.jobs[worker.job]
+        spent = put_worker(world, number, Worker())
+        if job.state == RUNNING and job.token == worker.token:
+            held = Worker(CLAIMED, j, job.attempt, worker.token)
+            yield Step(f"claim {j} again: run", put_worker(world, number, held), True)
+        elif job.state != QUEUED or not job.due:
+            yield Step(f"claim {j}: nothing to do", spent, True)
+        elif (ahead := self._ahead(world.jobs, j)) is not None or is_busy(world.jobs):
+            # The bell is spent: a head is due for a ring at once, those behind it later.
+            ring = job.ring if not self.rules.refused_head_rings else ahead is None
+            helps = self.rules.helps_the_head and ahead is not None and not is_busy(world.jobs)
+            refused = change_row(spent, j, ring=ring)
+            yield Step(f"claim {j}: refused", refused, True)
+            if helps and ahead is not None and world.jobs[ahead].ring:
+                yield Step(f"claim {j}: refused, ring {ahead}", put_worker(refused, number, ringing((ahead,))), True)
+        elif self.rules.unique_index:
+            yield from self._takes(world, number, worker)
+        else:
+            yield Step(f"claim {j}: the key is free", put_worker(world, number, worker._replace(at=LOOKED)), True)
+
+    def _takes(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
+        j, job = worker.job, world.jobs[worker.job]
+        if job.state != QUEUED:
+            yield Step(f"claim {j}: nothing to do", put_worker(world, number, Worker()), True)
+            return
+        if job.cancel:
+            raise Violation(Broken.AFTER_CANCEL)
+        taken = change_row(world, j, state=RUNNING, attempt=job.attempt + 1, token=worker.token, lease=True, mark=0,
+            begun=False, ring=False)  # fmt: skip
+        held = Worker(CLAIMED, j, job.attempt + 1, worker.token)
+        yield Step(f"claim {j}: run", put_worker(taken, number, held), True)
+        yield from fault(world, f"claim {j}: run, but the answer is lost", put_worker(taken, number, worker))
+
+    def _begins(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
+        j, job = worker.job, world.jobs[worker.job]
+        if not (job.state == RUNNING and self._holds(job, worker.token, worker.attempt) and job.lease):
+            yield Step(f"begin {j}: lost", put_worker(world, number, ending(worker, "interrupted")), True)
+            return
+        if job.token != worker.token:
+            raise Violation(Broken.STALE)
+        if job.cancel and self.rules.begin_sees_cancel:
+            yield Step(f"begin {j}: cancelled", put_worker(world, number, ending(worker, "cancelled")), True)
+            return
+        if job.cancel:
+            raise Violation(Broken.AFTER_CANCEL)
+        begun = change_row(world, j, begun=self.rules.begin_is_written, mark=0)
+        went = put_worker(begun, number, worker._replace(at=BEGUN, lapsed=False))
+        yield Step(f"begin {j}: go", went, True)
+        yield from fault(world, f"begin {j}: go, but the answer is lost", begun)
+
+    def _starts(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
+        j = worker.job
+        if worker.lapsed and self.rules.supervisor and self.rules.starts_nothing_late:
+            yield Step(f"{j} is not started", put_worker(world, number, ending(worker, "interrupted")), True)
+            return
+        effects = tuple(sorted((*world.effects, Effect(j, worker.token, worker.attempt))))
+        starts = tuple(
+            min(2, count + (n == j and not self.scene.idempotent[j])) for n, count in enumerate(world.starts)
+        )
+        working = put_worker(world, number, worker._replace(at=WORKING))
+        yield Step(f"the effect of {j} starts", working._replace(effects=effects, starts=starts), True)
+
+    def _works(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
+        j, job = worker.job, world.jobs[worker.job]
+        others = tuple(effect for effect in world.effects if effect.token != worker.token)
+        stopped = world._replace(effects=others)
+        if others == world.effects:
+            yield Step(f"the effect of {j} was ended", put_worker(world, number, ending(worker, "interrupted")), True)
+            return
+        for outcome in ("ok", "failed"):
+            yield Step(f"the effect of {j} ends: {outcome}", put_worker(stopped, number, ending(worker, outcome)), True)
+        if not (job.state == RUNNING and self._holds(job, worker.token, worker.attempt)):
+            ended = put_worker(stopped, number, ending(worker, "interrupted"))
+            yield Step(f"a heartbeat says that {j} is lost", ended, True)
+        elif job.cancel:
+            ended = put_worker(stopped, number, ending(worker, "cancelled"))
+            yield Step(f"a heartbeat says that {j} is to end", ended, True)
+
+    def _finishes(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
+        j, job = worker.job, world.jobs[worker.job]
+        left = put_worker(world, number, Worker())
+        if job.state == RUNNING and self._holds(job, worker.token, worker.attempt):
+            if job.token != worker.token:
+                raise Violation(Broken.STALE)
+            to = self._verdict(j, job, worker.outcome)
+            if worker.outcome == "ok" and to != SUCCEEDED:
+                raise Violation(Broken.FORGOTTEN)
+            after, bells = self._hand_over(self._end(world, j, to, worker.outcome, worker.token))
+            yield Step(f"finish {j}: {to}", put_worker(after, number, ringing(bells)), True)
+            again = put_worker(after, number, worker._replace(recorded=True))
+            yield from fault(world, f"finish {j}: {to}, but the answer is lost", again)
+        elif self.rules.done_token and job.done == worker.token:
+            yield Step(f"finish {j} again: {job.state}", left, True)
+        else:
+            # Only while nobody has held the job since: later, its row tells of the last end only.
+            if worker.recorded and job.attempt == worker.attempt:
+                raise Violation(Broken.CALLED_LATE)
+            yield Step(f"finish {j}: late", left, True)
+
+    def _rings(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
+        yield Step(f"ring {worker.bells}", self._bells(put_worker(world, number, Worker()), worker.bells), True)
+
+    def _beats(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
+        job = world.jobs[worker.job]
+        if not (job.state == RUNNING and self._holds(job, worker.token, worker.attempt)):
+            return
+        if job.lease and not job.mark and not worker.lapsed:
+            return  # nothing would change
+        if job.token != worker.token:
+            raise Violation(Broken.STALE)
+        beaten = change_row(world, worker.job, lease=True, mark=0)
+        yield Step(f"a heartbeat of {worker.job}", put_worker(beaten, number, worker._replace(lapsed=False)), True)
+
+    # The decisions.
+
+    def _holds(self, job: Job, token: int, attempt: int) -> bool:
+        """The guard of every statement after the claim, on a running row."""
+        match self.rules.fence:
+            case "token":
+                return job.token == token and job.attempt == attempt
+            case "attempt":
+                return job.attempt == attempt
+            case _:
+                return True
+
+    def _ahead(self, jobs: tuple[Job, ...], j: int) -> int | None:
+        """Whoever waits before this job: the first that is due, of its queue."""
+        if not self.rules.order:
+            return None
+        for other in range(j):
+            same_line = self.rules.order == "key" or self.scene.queues[other] == self.scene.queues[j]
+            if same_line and jobs[other].state == QUEUED and jobs[other].due:
+                return other
+        return None
+
+    def _verdict(self, j: int, job: Job, outcome: str) -> str:
+        idempotent = self.scene.idempotent[j]
+        if outcome == "ok" and (self.rules.success_beats_cancel or not job.cancel):
+            return SUCCEEDED
+        if outcome in ("ok", "cancelled") or (job.cancel and self.rules.cancel_beats_retry):
+            return CANCELLED
+        if outcome == "failed":
+            return QUEUED if idempotent and job.failures + 1 < self.scene.max_attempts else FAILED
+        if self.rules.bounded_rescues and job.rescues >= self.scene.max_rescues:
+            return FAILED
+        return QUEUED if idempotent or not job.begun or not self.rules.verdict else FAILED
+
+    def _end(self, world: World, j: int, to: str, outcome: str, done: int) -> World:
+        """End the running attempt. A retry waits for its time; what was lost or interrupted may start at once."""
+        job = world.jobs[j]
+        return change_row(
+            world, j, state=to, token=0, lease=False, mark=0, begun=False, done=done, ring=False,
+            due=outcome != "failed", failures=job.failures + (outcome == "failed"),
+            rescues=job.rescues + (to == QUEUED and outcome != "failed"),
+        )  # fmt: skip
+
+    def _hand_over(self, world: World) -> tuple[World, tuple[int, ...]]:
+        """The heads of a key that is free, one of each queue: rung by whoever freed it, later by the relay."""
+        if not self.rules.hand_over or is_busy(world.jobs):
+            return world, ()
+        heads: dict[str, int] = {}
+        for j, job in enumerate(world.jobs):
+            if job.state == QUEUED and job.due:
+                heads.setdefault(self.scene.queues[j], j)
+        for j in heads.values():
+            world = change_row(world, j, ring=False)
+        return world, tuple(sorted(heads.values()))
+
+    def _bell(self, world: World, j: int, count: int = 1) -> World:
+        bells = world.bells
+        return world._replace(bells=(*bells[:j], min(self.scene.bells, bells[j] + count), *bells[j + 1 :]))
+
+    def _bells(self, world: World, ids: tuple[int, ...]) -> World:
+        for j in ids:
+            world = self._bell(world, j)
+        return world
+
+    def _tidy(self, world: World) -> World:
+        """Forget what no step will read, and the order of workers: fewer worlds to look at."""
+        jobs, bells, workers = world.jobs, world.bells, world.workers
+        workers = tuple(sorted([self._tidy_worker(jobs[worker.job], worker) for worker in workers]))
+        jobs = tuple([self._tidy_job(job, workers) for job in jobs])
+        if any(count and job.state in FINAL for job, count in zip(jobs, bells, strict=True)):
+            # A bell of an ended job is answered `duplicate` and changes nothing.
+            bells = tuple(0 if job.state in FINAL else count for job, count in zip(jobs, bells, strict=True))
+        return World(jobs, bells, workers, world.effects, world.starts, world.faults)
+
+    def _tidy_worker(self, job: Job, worker: Worker) -> Worker:
+        if worker.at == RUNG and job.state in FINAL:
+            return Worker()
+        is_late = worker.at == ENDING and worker.token not in (job.token, job.done) and not worker.recorded
+        if is_late and self.rules.fence == "token":
+            return Worker()  # its finish will change nothing
+        return worker
+
+    def _tidy_job(self, job: Job, workers: tuple[Worker, ...]) -> Job:
+        done = job.done if job.done and any(worker.token == job.done for worker in workers) else 0
+        if job.state in FINAL:
+            attempt = job.attempt if any(worker.recorded for worker in workers) else 0
+            return Job(job.state, attempt, cancel=job.cancel, done=done)
+        ring = job.ring or (job.state == QUEUED and job.due and self.rules.level_triggered)
+        if job.done != done or job.ring != ring:
+            return job._replace(done=done, ring=ring)
+        return job
+
+    def _check(self, before: World, step: Step) -> None:
+        """What must hold in every world and of every step."""
+        after = step.world
+        if sum(job.state == RUNNING for job in after.jobs) > 1:
+            raise Violation(Broken.TWO_RUNNING, step.label)
+        if len(after.effects) > 1 and Broken.OVERLAP not in self.scene.unpromised:
+            raise Violation(Broken.OVERLAP, step.label)
+        if any(count > 1 for count in after.starts) and Broken.TWICE not in self.scene.unpromised:
+            raise Violation(Broken.TWICE, step.label)
+        for was, job in zip(before.jobs, after.jobs, strict=True):
+            if was.state in FINAL and job != was:
+                raise Violation(Broken.REVIVED, step.label)
+            if job.attempt > self.scene.max_attempts + self.scene.max_rescues:
+                raise Violation(Broken.ENDLESS, step.label)
