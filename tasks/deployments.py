@@ -45,12 +45,29 @@ _WHY = {
     "cannot start": (Outcome.INTERRUPTED, "the driver could not be started"),
     "supervisor died": (Outcome.LOST, "the driver's supervisor died; nobody can know whether it took effect"),
 }
+_UNKNOWN = "the driver ended without a result (exit code {code}); nobody can know whether it took effect"
 
 
 @shared_task(bind=True, name=RUN_TASK, durable=True, supervised=True, lease=LEASE_SECONDS, max_attempts=1)
 def run(self: Any, deployment_id: int) -> dict[str, Any]:
     """Deploy. Raises Ended with the outcome where it is not success."""
-    job = self.job
+    with Effect() as effect:  # its process starts up while the plan is frozen
+        plan = _freeze(self.job, deployment_id)
+        masker = Masker(plan.masked)
+        output = Output(deployment_id, self.job.attempt, masker)
+        self.job.begin(supervisor_pid=effect.pid)
+        effect.start(
+            PROGRAMS[plan.driver], plan.body, lease_end=self.job.lease_end, timeout_end=self.job.timeout_end,
+            grace=GRACE_SECONDS, report=self.job.report,
+        )  # fmt: skip
+        self.job.supervise(effect.renew, effect.stop)
+        end, ended = follow(effect, output)
+    output.close(lambda: self.job.stop_reason == "interrupted")
+    return conclude(end, ended, masker, output.note)
+
+
+def _freeze(job: Any, deployment_id: int) -> deployments.Plan:
+    """What is to be done, as it is now and stays for this attempt; raises Ended where it cannot be."""
     try:
         with get_db_session() as session:
             plan = deployments.freeze(
@@ -62,18 +79,7 @@ def run(self: Any, deployment_id: int) -> dict[str, Any]:
     except OpsError as error:
         raise Ended(Outcome.FAILED, str(error)) from None
     plan.body["environment"] = base_environment() | plan.body["environment"]
-    masker = Masker(plan.masked)
-    output = Output(deployment_id, job.attempt, masker)
-    with Effect() as effect:
-        job.begin(supervisor_pid=effect.pid)
-        effect.start(
-            PROGRAMS[plan.driver], plan.body, lease_end=job.lease_end, timeout_end=job.timeout_end,
-            grace=GRACE_SECONDS, report=job.report,
-        )  # fmt: skip
-        job.supervise(effect.renew, effect.stop)
-        end, ended = follow(effect, output)
-    output.close(lambda: job.stop_reason == "interrupted")
-    return conclude(end, ended, masker)
+    return plan
 
 
 def follow(effect: Effect, output: Output) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -88,21 +94,20 @@ def follow(effect: Effect, output: Output) -> tuple[dict[str, Any], dict[str, An
     return last["end"], last["ended"]
 
 
-def conclude(end: dict[str, Any], ended: dict[str, Any], masker: Masker) -> dict[str, Any]:
+def conclude(end: dict[str, Any], ended: dict[str, Any], masker: Masker, note: str = "") -> dict[str, Any]:
     """The result of a success; raises Ended for everything else. What the driver said counts before how it ended."""
     message = masker.mask(str(end.get("message") or ""))[:2000]
     if end.get("outcome") == "ok":
-        return {"message": message} if message else {}
+        return {"message": message + note} if message or note else {}
     why = str(ended.get("why"))
     if why in _WHY:
         outcome, text = _WHY[why]
-        raise Ended(outcome, f"{text} ({message})" if message and outcome is Outcome.TIMEOUT else text)
-    if end.get("outcome") == "failed":
-        raise Ended(Outcome.FAILED, message or "the driver said no")
-    raise Ended(
-        Outcome.LOST,
-        f"the driver ended without a result (exit code {ended.get('code')}); nobody can know whether it took effect",
-    )
+        text = f"{text} ({message})" if message and outcome is Outcome.TIMEOUT else text
+    elif end.get("outcome") == "failed":
+        outcome, text = Outcome.FAILED, message or "the driver said no"
+    else:
+        outcome, text = Outcome.LOST, _UNKNOWN.format(code=ended.get("code"))
+    raise Ended(outcome, text + note)
 
 
 class Output:
@@ -119,6 +124,8 @@ class Output:
         self._waiting: deque[tuple[str, str]] = deque()
         self._flushed_at = 0.0
         self._cut = False
+        #: What is to be said with the outcome, where the log cannot say it.
+        self.note = ""
 
     def add(self, stream: str, text: str) -> None:
         if stream in self._maskers:
@@ -134,7 +141,7 @@ class Output:
             time.sleep(FLUSH_SECONDS)
             self.flush(now=True)
         if self._waiting:
-            log.warning("output_lost", deployment_id=self.deployment_id)
+            self._lose("the database did not take it in time")
 
     def flush(self, *, now: bool = False) -> None:
         """Write what waits, at most every half second; what cannot be written waits on."""
@@ -149,7 +156,11 @@ class Output:
             log.warning("output_waits", deployment_id=self.deployment_id, error=type(error).__name__)
             self._waiting.extend(pieces)
         except DBAPIError as error:  # e.g. the deployment is gone: trying again changes nothing
-            log.warning("output_lost", deployment_id=self.deployment_id, error=type(error).__name__)
+            self._lose(type(error.orig).__name__)
+
+    def _lose(self, why: str) -> None:
+        self.note = f"; a part of the output could not be written ({why})"
+        log.warning("output_lost", deployment_id=self.deployment_id, error=why)
 
     def _queue(self, stream: str, text: str) -> None:
         if not text or self._cut:

@@ -61,7 +61,7 @@ BEGIN
         started_at = CASE WHEN NEW.state = 'running' THEN coalesce(d.started_at, NEW.started_at) ELSE d.started_at END,
         finished_at = NEW.finished_at,
         error_message = CASE WHEN NEW.state IN ('failed', 'cancelled') THEN
-          CASE WHEN NEW.outcome IN ('lost', 'interrupted') THEN 'error: ' || NEW.outcome || ': ' ELSE '' END
+          CASE WHEN NEW.outcome IN ('lost', 'interrupted') THEN NEW.outcome || ': ' ELSE '' END
           || coalesce(NEW.error, NEW.outcome) END
       WHERE d.job_id = NEW.id;
       PERFORM set_config('ops.context', coalesce(before, ''), true);

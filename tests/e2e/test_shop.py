@@ -49,7 +49,11 @@ class Shop:
         return row
 
 
-@pytest.fixture(scope="module", params=["prefork", "threads", "solo"])
+# One worker process for all tests of a pool, also where the tests run in several processes.
+POOLS = [pytest.param(pool, marks=pytest.mark.xdist_group(f"shop-{pool}")) for pool in ("prefork", "threads", "solo")]
+
+
+@pytest.fixture(scope="module", params=POOLS)
 def shop(request: pytest.FixtureRequest, stack: Stack, template: str) -> Iterator[Shop]:
     with fresh_database(stack, template) as database, running_platform(stack, database) as platform:
         platform.rows("CREATE TABLE orders (id int PRIMARY KEY)")

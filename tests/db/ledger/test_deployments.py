@@ -63,8 +63,8 @@ def test_a_deployment_runs_while_its_job_runs(jobs, deploy):
     [
         ("failed", "failed", "exit code 1"),
         ("timeout", "failed", "exit code 1"),
-        ("lost", "error", "error: lost: exit code 1"),
-        ("interrupted", "error", "error: interrupted: exit code 1"),
+        ("lost", "error", "lost: exit code 1"),
+        ("interrupted", "error", "interrupted: exit code 1"),
         ("cancelled", "cancelled", "exit code 1"),
     ],
 )
@@ -107,7 +107,7 @@ def test_a_deployment_whose_job_was_lost_after_its_begin_is_an_error(jobs, deplo
     jobs.rescue()
     row = deployment(jobs, held.id)
     assert row.status == "error"
-    assert row.error_message.startswith("error: lost: worker worker one stopped answering")
+    assert row.error_message.startswith("lost: worker worker one stopped answering")
 
 
 def test_a_late_result_does_not_move_a_deployment(jobs, deploy):
