@@ -8,6 +8,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 OPS = "$(BIN)/ops"
+# Most tests wait for processes of their own, so several run at once; those that share a worker stay together.
+AT_ONCE = -n 4 --dist loadgroup
 # Tests bring their own servers and settings.
 CLEAN_ENV = env -u DATABASE_URL -u OPS_DATABASE_OWNER_URL -u OPS_BROKER_URL -u CELERY_BROKER_URL -u REDIS_URL \
 	-u ENCRYPTION_KEY -u ENCRYPTION_PASSWORD -u ENCRYPTION_SALT -u OPS_ENCRYPTION_KEYS -u SECRET_KEY -u OPS_DATA_DIR
@@ -28,15 +30,15 @@ down: $(VENV)/.installed ## Stop what `ops up --detach` started
 
 test: $(VENV)/.installed-dev ## Run all tests on servers of their own
 	@echo "== tests: everything, in schema public"
-	@$(CLEAN_ENV) "$(BIN)/python" -m pytest $(ARGS)
+	@$(CLEAN_ENV) "$(BIN)/python" -m pytest $(AT_ONCE) $(ARGS)
 	@$(MAKE) test-schema
 
 test-unit: $(VENV)/.installed-dev ## Run the tests that start no workers
-	@$(CLEAN_ENV) "$(BIN)/python" -m pytest -m "not e2e and not slow" $(ARGS)
+	@$(CLEAN_ENV) "$(BIN)/python" -m pytest $(AT_ONCE) -m "not e2e and not slow" $(ARGS)
 
 test-schema: $(VENV)/.installed-dev ## Run the tests in a database that has tables of its own
 	@echo "== tests: in schema ops, beside an application's own users and alembic_version"
-	@$(CLEAN_ENV) OPS_DATABASE_SCHEMA=ops "$(BIN)/python" -m pytest -m "not slow" $(ARGS)
+	@$(CLEAN_ENV) OPS_DATABASE_SCHEMA=ops "$(BIN)/python" -m pytest $(AT_ONCE) -m "not slow" $(ARGS)
 
 lint: $(VENV)/.installed-dev ## Check format, style, types, imports, migrations and known vulnerabilities
 	@"$(BIN)/python" .ci/lint.py

@@ -28,7 +28,8 @@ os.environ["OPS_DATA_DIR"] = _EMPTY
 from db import connection, encryption  # noqa: E402
 from db.settings import get_settings  # noqa: E402
 from tests.foreign import make_foreign_tables  # noqa: E402
-from worker.devstack import APP_ROLE, OWNER_ROLE, Stack  # noqa: E402
+from worker.devstack import Stack  # noqa: E402
+from worker.servers import APP_ROLE, OWNER_ROLE  # noqa: E402
 
 hypothesis_settings.register_profile("ops", deadline=None)  # a busy machine is no failure
 hypothesis_settings.load_profile("ops")

@@ -22,7 +22,8 @@ from db.encryption import new_key
 from tests.bench.report import Report, percentile
 from tests.conftest import Database, settings_from
 from tests.e2e.platform import Platform, until
-from worker.devstack import DATABASE, POSTGRES_SETTINGS, Stack
+from worker.devstack import Stack
+from worker.servers import DATABASE, POSTGRES_SETTINGS
 
 STARTS = int(os.environ.get("BENCH_STARTS", "60"))
 DEPLOYMENTS = int(os.environ.get("BENCH_DEPLOYMENTS", "20"))

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.conftest import Database, pytest_sessionfinish, settings_from
-from worker.devstack import DATABASE, Stack
+from worker.devstack import Stack
+from worker.servers import DATABASE
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from db.connection import audit_context, current_context, get_db_session
 from db.errors import InvalidInput
 from db.models import APIKey, Application, AuditLog, Deployment, Infrastructure, User
 from tests.conftest import SCHEMA, Database
-from worker.devstack import OWNER_ROLE
+from worker.servers import OWNER_ROLE
 
 Sql = Callable[..., list[tuple]]
 JOB = uuid4()

@@ -15,7 +15,7 @@ from db.connection import audit_context
 from db.models import Application, AuditLog, User
 from db.repositories import AuditLogRepository
 from tests.conftest import Database
-from worker.devstack import OWNER_ROLE
+from worker.servers import OWNER_ROLE
 
 Sql = Callable[..., list[tuple]]
 

@@ -21,7 +21,8 @@ from db.errors import Conflict, DatabaseUnavailable, InvalidInput, OpsError, Per
 from db.preflight import head_revision
 from tests.conftest import SCHEMA, Database, settings_from
 from tests.foreign import make_foreign_tables
-from worker.devstack import APP_ROLE, OWNER_ROLE, Stack, postgres_bin
+from worker.devstack import Stack
+from worker.servers import APP_ROLE, OWNER_ROLE, postgres_bin
 
 ROOT = Path(migrations.__file__).parent.parent
 UPGRADE = "from db import migrate; migrate.upgrade()"

@@ -14,7 +14,7 @@ from db import preflight
 from db.encryption import MasterKey, get_keyring, new_key
 from db.errors import DatabaseUnavailable, EncryptionError, OpsError, Refused, SchemaOutOfDate, SettingsError
 from tests.conftest import SCHEMA, Database, settings_from
-from worker.devstack import OWNER_ROLE
+from worker.servers import OWNER_ROLE
 
 
 def refused(kind: type[OpsError]) -> str:

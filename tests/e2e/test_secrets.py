@@ -18,7 +18,7 @@ import pytest
 from db.connection import get_db_session
 from db.service import DatabaseService
 from tests.e2e.platform import Platform, descendants, until
-from worker.devstack import postgres_bin
+from worker.servers import postgres_bin
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 

@@ -208,11 +208,12 @@ def test_a_stop_ends_a_gate_that_is_asking_at_once(drive):
 def test_a_daemon_that_keeps_the_pipes_open_does_not_hold_the_deployment(drive):
     driver = drive("(while :; do echo still; sleep 600; done) & echo $!; echo down")
     assert end_of(driver) == ("ok", "", 0)
-    pid, *rest = driver.output().splitlines()
-    assert "down" in rest
-    os.kill(int(pid), 0)  # what is to outlive the deployment does
+    printed = driver.output().splitlines()
+    assert "down" in printed
+    pid = int(next(line for line in printed if line.isdigit()))
+    os.kill(pid, 0)  # what is to outlive the deployment does
     os.killpg(driver.pid, signal.SIGKILL)
-    gone(int(pid))
+    gone(pid)
 
 
 def test_a_command_that_closes_its_pipes_is_waited_for(drive, tmp_path):

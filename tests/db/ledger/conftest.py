@@ -19,7 +19,8 @@ from psycopg.types.json import Jsonb
 
 from db.ledger import Claim, Ledger
 from tests.conftest import SCHEMA, Database, fresh_database
-from worker.devstack import OWNER_ROLE, Stack
+from worker.devstack import Stack
+from worker.servers import OWNER_ROLE
 
 TASK = "tests.task"
 

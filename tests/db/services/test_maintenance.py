@@ -10,7 +10,7 @@ from sqlalchemy import func, select, text, update
 from db.models import Deployment, DeploymentLog, Job
 from db.services import deployments, maintenance
 from tests.conftest import SCHEMA
-from worker.devstack import OWNER_ROLE
+from worker.servers import OWNER_ROLE
 
 
 def age(session, days: float) -> None:
