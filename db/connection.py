@@ -17,18 +17,23 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Engine, TextClause, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import ORMExecuteState, Session, UOWTransaction, sessionmaker
 
 from db.errors import DatabaseUnavailable, InvalidInput
-from db.ledger import clean
+from db.ledger import Ledger, clean
 from db.settings import get_settings
 from db.states import ActorType
 
 _CONTEXT = "ops_context"
 _APPLIED = "ops_context_applied"
+
+#: How long a statement of a session waits for a lock, and a transaction for its next statement.
+LOCK_SECONDS = 10
+IDLE_SECONDS = 60
 
 #: The audit context of what runs now, e.g. the one a job carries; sessions opened here start with it.
 current_context: ContextVar[dict[str, Any] | None] = ContextVar("ops_audit_context", default=None)
@@ -63,8 +68,22 @@ def _make_engine() -> Engine:
         echo=settings.database_debug,
         # Also under DATABASE_DEBUG: parameters carry what must not be printed.
         hide_parameters=True,
-        connect_args={"connect_timeout": 5, "application_name": "ops"},
+        connect_args={"connect_timeout": 5, "application_name": "ops"} | session_arguments(),
     )
+
+
+def session_arguments() -> dict[str, Any]:
+    """What every connection of an engine asks for: bounds on statements, waits and idle transactions.
+
+    A pooler in transaction mode hands one server connection to many clients: it refuses start-up options (the role's
+    own settings hold there, see ``ops db roles``) and knows no prepared statements.
+    """
+    settings = get_settings()
+    if settings.database_pooler == "transaction":
+        return {"prepare_threshold": None}
+    theirs = conninfo_to_dict(conninfo()).get("options") or ""
+    ours = f"-c statement_timeout={settings.statement_seconds}s -c lock_timeout={LOCK_SECONDS}s"
+    return {"options": f"{ours} -c idle_in_transaction_session_timeout={IDLE_SECONDS}s {theirs}".strip()}
 
 
 def after_fork() -> None:
@@ -88,13 +107,15 @@ def dispose() -> None:
 
 
 @contextmanager
-def get_db_session(**context: Any) -> Iterator[Session]:
+def get_db_session(*, read_only: bool = False, **context: Any) -> Iterator[Session]:
     """A session that commits on success and rolls back on error.
 
-    Keywords are the audit context of everything written in it, as for :func:`audit_context`. Raises
-    DatabaseUnavailable when the database cannot be reached.
+    ``read_only`` lets the database refuse every write, for reports. Other keywords are the audit context of everything
+    written in it, as for :func:`audit_context`. Raises DatabaseUnavailable when the database cannot be reached.
     """
-    session = _session_factory()(bind=get_engine())
+    engine = get_engine()
+    # In the BEGIN itself: no statement more.
+    session = _session_factory()(bind=engine.execution_options(postgresql_readonly=True) if read_only else engine)
     if context:
         audit_context(session, **context)
     elif (inherited := current_context.get()) is not None:
@@ -105,7 +126,9 @@ def get_db_session(**context: Any) -> Iterator[Session]:
             session.commit()
     except OperationalError as error:
         if is_outage(error):
-            raise DatabaseUnavailable(f"the database does not answer: {_first_line(error)}") from error
+            line = _first_line(error)
+            hint = "OPS_DATABASE_POOLER=transaction" if "unsupported startup parameter" in line else None
+            raise DatabaseUnavailable(f"the database does not answer: {line}", hint=hint) from error
         raise
 
 
@@ -195,6 +218,13 @@ def client_name() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
+def open_ledger(application_name: str) -> Ledger:
+    """A connection of its own to the ledger, for the database of the settings. Opens itself at its first call."""
+    settings = get_settings()
+    pooled = settings.database_pooler == "transaction"
+    return Ledger(conninfo(), settings.database_schema, application_name=application_name, pooled=pooled)
+
+
 def conninfo() -> str:
     """The database's address for a plain psycopg connection."""
     return plain_conninfo(get_settings().require_database_url())
@@ -202,7 +232,10 @@ def conninfo() -> str:
 
 def plain_conninfo(url: str) -> str:
     """A SQLAlchemy URL as libpq reads it."""
-    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    address, mark, query = (
+        make_url(url).set(drivername="postgresql").render_as_string(hide_password=False).partition("?")
+    )
+    return address + mark + query.replace("+", "%20")  # which libpq takes for a plus
 
 
 def is_outage(error: OperationalError | psycopg.OperationalError) -> bool:

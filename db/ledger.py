@@ -76,8 +76,12 @@ class Ledger:
     seconds to wait, or None to give up and raise the error. Without it a call is tried twice.
     """
 
-    def __init__(self, conninfo: str, schema: str = "public", *, application_name: str = "ops ledger") -> None:
+    def __init__(
+        self, conninfo: str, schema: str = "public", *, application_name: str = "ops ledger", pooled: bool = False
+    ) -> None:
         self._conninfo = conninfo
+        # A pooler in transaction mode refuses start-up options and knows no prepared statements.
+        self._session: dict[str, Any] = {"prepare_threshold": None} if pooled else {"options": SESSION}
         self._schema = schema
         self._application_name = application_name
         self._connection: psycopg.Connection[dict[str, Any]] | None = None
@@ -228,7 +232,7 @@ class Ledger:
                 autocommit=True,
                 row_factory=dict_row,
                 application_name=self._application_name,
-                options=SESSION,
+                **self._session,
                 **CONNECT,  # type: ignore[arg-type]
             )
         return self._connection

@@ -276,7 +276,7 @@ class Supervisor:
 
         r = self.report
         end = now() + REPORT_SECONDS
-        ledger = Ledger(r["conninfo"], r["schema"], application_name="ops supervisor")
+        ledger = Ledger(r["conninfo"], r["schema"], application_name="ops supervisor", pooled=r.get("pooled", False))
         with contextlib.suppress(Exception):  # then the lease runs out in the database, and rescue speaks
             ledger.finish(
                 UUID(r["job"]),

@@ -14,7 +14,7 @@ from uuid import UUID
 import psycopg
 import structlog
 
-from db.connection import conninfo
+from db.connection import conninfo, open_ledger
 from db.ledger import Claim, Ledger, process_key, until
 from db.settings import get_settings
 from tasks.outcomes import NotBegun
@@ -81,6 +81,7 @@ class HeldJob:
         settings = get_settings()
         return {
             "conninfo": conninfo(), "schema": settings.database_schema,
+            "pooled": settings.database_pooler == "transaction",
             "job": str(self.id), "attempt": self.attempt, "token": str(self.token),
         }  # fmt: skip
 
@@ -184,7 +185,7 @@ class Runtime:
     def ledger(self) -> Ledger:
         """This thread's connection to the ledger."""
         if not hasattr(self._connections, "ledger"):
-            self._connections.ledger = _connect("ops worker")
+            self._connections.ledger = open_ledger("ops worker")
         ledger: Ledger = self._connections.ledger
         return ledger
 
@@ -211,7 +212,7 @@ class Runtime:
             board.set_deadline(min(ends, default=0.0))
 
     def _beat(self) -> None:
-        pulse = _connect("ops heartbeat")
+        pulse = open_ledger("ops heartbeat")
         due: dict[UUID, float] = {}
         while True:
             with self._changed:
@@ -309,10 +310,6 @@ def _raise_in(thread: int, error: type[BaseException] | None) -> None:
     """Raise in another thread at its next step in Python; None takes back what has not been raised yet."""
     reference = ctypes.py_object(error) if error is not None else None
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), reference)
-
-
-def _connect(name: str) -> Ledger:
-    return Ledger(conninfo(), get_settings().database_schema, application_name=name)
 
 
 def _pause(job: HeldJob) -> float:

@@ -14,9 +14,8 @@ from uuid import uuid4
 import psycopg
 import structlog
 
-from db.connection import conninfo
-from db.ledger import Bell, Ledger, host_key, is_gone
-from db.settings import get_settings
+from db.connection import open_ledger
+from db.ledger import Bell, host_key, is_gone
 from tasks.supervisor import now
 from worker.board import board
 from worker.publish import Line
@@ -40,7 +39,7 @@ class Relay:
         self.queues = queues
         self.key = str(uuid4())
         self.is_ready = kind == "relay"
-        self._ledger = Ledger(conninfo(), get_settings().database_schema, application_name="ops relay")
+        self._ledger = open_ledger("ops relay")
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._seen_at = 0.0

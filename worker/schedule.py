@@ -16,9 +16,8 @@ import psycopg
 import structlog
 from celery.beat import Scheduler
 
-from db.connection import conninfo
-from db.ledger import Ledger, host_key
-from db.settings import get_settings
+from db.connection import open_ledger
+from db.ledger import host_key
 from tasks.supervisor import now
 from worker.lifecycle import or_leave
 
@@ -44,8 +43,7 @@ class Metronome(Scheduler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._key = str(uuid4())
         self._seen_at = 0.0
-        address = or_leave(conninfo)
-        self._ledger = Ledger(address, get_settings().database_schema, application_name="ops beat")
+        self._ledger = or_leave(lambda: open_ledger("ops beat"))
         super().__init__(*args, **kwargs)
 
     def setup_schedule(self) -> None:

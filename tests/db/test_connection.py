@@ -6,7 +6,7 @@ import os
 
 import pytest
 from sqlalchemy import func, select, text
-from sqlalchemy.exc import DataError, OperationalError
+from sqlalchemy.exc import DataError, InternalError, OperationalError
 
 from db import connection
 from db.connection import get_db_session, get_engine
@@ -114,3 +114,26 @@ def test_everything_of_ours_is_named_with_its_schema(database):
         session.add(User(username="one", email="one@example.org"))
         session.flush()
         assert session.scalar(text(f"SELECT count(*) FROM {SCHEMA}.audit_logs WHERE resource_type = 'user'")) == 1
+
+
+def test_a_session_for_reports_cannot_write(database):
+    with get_db_session(read_only=True) as session:
+        session.add(User(username="one", email="one@example.org"))
+        with pytest.raises(InternalError, match="read-only transaction"):
+            session.flush()
+        session.rollback()
+    with get_db_session() as session:  # and the connection's next user can
+        session.add(User(username="one", email="one@example.org"))
+
+
+def test_statements_waits_and_idle_transactions_are_bounded(database: Database):
+    settings = {"DATABASE_URL": f"{database.url}&options=-c%20lock_timeout%3D3s", "OPS_DATABASE_STATEMENT_SECONDS": "7"}
+    with settings_from(settings), get_db_session() as session:
+        shown = {
+            name: session.scalar(text(f"SHOW {name}"))
+            for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+        }
+    # What the URL asks for goes before what we do.
+    assert shown == {
+        "statement_timeout": "7s", "lock_timeout": "3s", "idle_in_transaction_session_timeout": "1min"
+    }  # fmt: skip

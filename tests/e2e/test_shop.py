@@ -56,8 +56,8 @@ POOLS = [pytest.param(pool, marks=pytest.mark.xdist_group(f"shop-{pool}")) for p
 @pytest.fixture(scope="module", params=POOLS)
 def shop(request: pytest.FixtureRequest, stack: Stack, template: str) -> Iterator[Shop]:
     with fresh_database(stack, template) as database, running_platform(stack, database) as platform:
-        platform.rows("CREATE TABLE orders (id int PRIMARY KEY)")
-        platform.rows("GRANT ALL ON orders TO ops_app")
+        platform.rows("CREATE TABLE public.orders (id int PRIMARY KEY)")
+        platform.rows("GRANT ALL ON public.orders TO ops_app")
         tasks = platform.call_as("tests.e2e.shop")
         platform.worker("w1", "-P", request.param, app="tests.e2e.shop", queues="shop", processes=2)
         engine = create_engine(database.url.replace("postgresql://", "postgresql+psycopg://"))
@@ -85,7 +85,7 @@ def test_a_rollback_leaves_nothing(shop: Shop) -> None:
         job = shop.tasks.ship.enqueue(session, order=2)
         session.rollback()
     assert shop.platform.rows("SELECT 1 FROM jobs WHERE id = %s", job) == []
-    assert shop.platform.rows("SELECT 1 FROM orders WHERE id = 2") == []
+    assert shop.platform.rows("SELECT 1 FROM public.orders WHERE id = 2") == []
     with Session(shop.engine) as session:
         with session.begin_nested() as savepoint:
             job = shop.tasks.ship.enqueue(session, order=2)

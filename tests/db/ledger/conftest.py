@@ -103,10 +103,7 @@ class Jobs:
         self.change(held.id, "lease_until = now() - interval '1 min', suspect_at = now() - interval '5 s'")
 
     def rescue(self, *, dead: Iterable[UUID] = ()) -> dict[UUID, tuple[str, str]]:
-        """One look, at a server that is older than the grace; answers what was moved: state and outcome."""
-        old = "SELECT pg_postmaster_start_time() < clock_timestamp() - interval '4.1 s'"
-        while not self.app.execute(old).fetchone()[0]:  # type: ignore[index]
-            time.sleep(0.1)
+        """One look; answers what was moved: state and outcome."""
         return {row["id"]: (row["state"], row["outcome"]) for row in self.ledger.rescue(dead=dead)[0]}
 
     def all_due(self) -> None:
@@ -193,6 +190,10 @@ def jobs(database: Database, ledger: Ledger, owner: psycopg.Connection) -> Itera
     for table in ("deployments", "jobs", "ticks"):
         owner.execute(f"DELETE FROM {table}")
     with database.connect() as app:
+        # A rescue ends nothing within one grace of the server's start; a mark made before that would be too old after.
+        old = "SELECT pg_postmaster_start_time() < clock_timestamp() - interval '4.1 s'"
+        while not app.execute(old).fetchone()[0]:  # type: ignore[index]
+            time.sleep(0.1)
         yield Jobs(ledger, app, owner)
 
 
