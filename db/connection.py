@@ -19,13 +19,12 @@ from uuid import UUID
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Engine, TextClause, create_engine, event, text
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import ORMExecuteState, Session, UOWTransaction, sessionmaker
 
 from db.errors import DatabaseUnavailable, InvalidInput
 from db.ledger import Ledger, clean
-from db.settings import get_settings
+from db.settings import get_settings, libpq_conninfo
 from db.states import ActorType
 
 _CONTEXT = "ops_context"
@@ -227,15 +226,7 @@ def open_ledger(application_name: str) -> Ledger:
 
 def conninfo() -> str:
     """The database's address for a plain psycopg connection."""
-    return plain_conninfo(get_settings().require_database_url())
-
-
-def plain_conninfo(url: str) -> str:
-    """A SQLAlchemy URL as libpq reads it."""
-    address, mark, query = (
-        make_url(url).set(drivername="postgresql").render_as_string(hide_password=False).partition("?")
-    )
-    return address + mark + query.replace("+", "%20")  # which libpq takes for a plus
+    return libpq_conninfo(get_settings().require_database_url())
 
 
 def is_outage(error: OperationalError | psycopg.OperationalError) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import make_conninfo
 from pydantic import AliasChoices, Field, SecretStr, StringConstraints, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -228,14 +228,22 @@ def normalise_database_url(url: str, name: str = "DATABASE_URL") -> str:
     return f"postgresql+psycopg://{rest}"
 
 
+def libpq_conninfo(url: str) -> str:
+    """A database URL as libpq takes it, with the parameters that an engine made from it uses."""
+    parsed = make_url(url).set(drivername="postgresql+psycopg")
+    _, parameters = parsed.get_dialect()().create_connect_args(parsed)
+    parameters.pop("context", None)
+    return make_conninfo(**parameters)
+
+
 def _is_conninfo(url: str) -> bool:
     try:
-        parsed = make_url(url)
-        conninfo_to_dict(parsed.render_as_string(hide_password=False))
+        host = make_url(url).host
+        libpq_conninfo(url)
     except (ArgumentError, ValueError, psycopg.ProgrammingError):
         return False  # and not why: they quote what may be a part of the password
     # In a host it is the rest of a password, which a failing look-up of the name would show.
-    return "@" not in (parsed.host or "")
+    return "@" not in (host or "")
 
 
 #: What asyncpg's `ssl` may be beside libpq's own words.

@@ -9,7 +9,6 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.engine import make_url
 
-from db.connection import plain_conninfo
 from db.encryption import get_keyring, reset_keyring
 from db.errors import SettingsError
 from db.settings import (
@@ -18,6 +17,7 @@ from db.settings import (
     env_files,
     find_data_dir,
     get_settings,
+    libpq_conninfo,
     normalise_database_url,
     origin,
 )
@@ -231,7 +231,7 @@ def test_a_mark_at_the_start_of_a_file_hides_no_setting(dotenv):
 def test_the_spellings_of_a_database_url_are_mapped_to_one_driver(given, meant):
     assert normalise_database_url(given) == meant
     assert make_url(meant).drivername == "postgresql+psycopg"
-    assert conninfo_to_dict(plain_conninfo(meant)) == conninfo_to_dict(meant.replace("+psycopg", "", 1))
+    assert conninfo_to_dict(libpq_conninfo(meant)) == conninfo_to_dict(meant.replace("+psycopg", "", 1))
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from uuid import UUID, uuid4
 import psutil
 import pytest
 
-from db.connection import plain_conninfo
 from db.ledger import Ledger
+from db.settings import libpq_conninfo
 from tasks.drivers import PROGRAMS
 from tasks.supervisor import now
 from tests.conftest import SCHEMA, Database
@@ -317,7 +317,7 @@ class TestReport:
         assert ledger.claim(job, "t", token, worker="w", host="h", holders=["1:0"]).verdict == "run"
         assert ledger.begin(job, 1, token, ["1:0"]) == "go"
         ledger.close()
-        conninfo = plain_conninfo(database.url)
+        conninfo = libpq_conninfo(database.url)
         return {"conninfo": conninfo, "schema": SCHEMA, "job": str(job), "attempt": 1, "token": str(token)}
 
     def state(self, sql, report: dict[str, Any]) -> tuple:
