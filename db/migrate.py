@@ -104,23 +104,26 @@ _EXISTS_ALREADY = ("42P07", "42723", "42710")
 
 
 def _grant() -> None:
+    settings = get_settings()
     try:
-        _grant_rights()
+        with psycopg.connect(libpq_conninfo(settings.require_database_url(owner=True))) as connection:
+            # Two who grant at once get in each other's way.
+            connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [migration_lock()])
+            grant_rights(connection)
     except psycopg.Error as error:
         raise explain(error) from None
 
 
-def _grant_rights() -> None:
-    settings = get_settings()
-    schema = settings.database_schema
-    url = libpq_conninfo(settings.require_database_url(owner=True))
-    with psycopg.connect(url, options=f"-c search_path={schema},pg_temp") as connection:
-        # Two who grant at once get in each other's way.
-        connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [migration_lock()])
-        connection.execute("SET LOCAL lock_timeout = '3s'")
-        for role, kind in ROLES.items():
-            known = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone()
-            mine = connection.execute("SELECT current_user = %s", [role]).fetchone()
-            if known and not (mine and mine[0]):
-                connection.execute("SELECT ops_grant(%s, %s)", [role, kind])
-        connection.execute("SELECT ops_audit_make_partitions(6)")
+def grant_rights(connection: psycopg.Connection) -> None:
+    """Give the roles that exist their rights on what exists, and make partitions ahead."""
+    schema = get_settings().database_schema
+    connection.execute("SELECT set_config('search_path', %s || ',pg_temp', true)", [schema])
+    connection.execute("SET LOCAL lock_timeout = '3s'")
+    if connection.execute("SELECT to_regproc('ops_grant')").fetchone() == (None,):
+        return  # nothing has been migrated yet
+    for role, kind in ROLES.items():
+        known = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone()
+        mine = connection.execute("SELECT current_user = %s", [role]).fetchone()
+        if known and not (mine and mine[0]):
+            connection.execute("SELECT ops_grant(%s, %s)", [role, kind])
+    connection.execute("SELECT ops_audit_make_partitions(6)")

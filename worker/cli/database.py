@@ -86,3 +86,30 @@ def sql(revision: Annotated[str, typer.Argument(help="Up to which migration.")] 
 
     statements = migrate.offline_sql(revision)
     out.result({"sql": statements}, statements)
+
+
+@app.command()
+def roles(
+    sql: Annotated[bool, typer.Option("--sql", help="Print the statements for an administrator instead.")] = False,
+    passwords: Annotated[
+        bool, typer.Option("--passwords", help="Give each new role a random password; printed once, as URLs.")
+    ] = False,
+) -> None:
+    """Make the roles ops_owner, ops_app and ops_read with no more rights than each needs.
+
+    Runs as the role of OPS_DATABASE_OWNER_URL, which must be allowed to make roles. Example: ops db roles --passwords
+    """
+    from db import roles as database_roles
+
+    if sql:
+        script = database_roles.script()
+        out.result({"sql": script}, script)
+        return
+    made = database_roles.make(passwords=passwords)
+    lines = [f"{role}: new" for role in made.new] or ["all roles were there; their rights are as they should be"]
+    lines += [f"{role}  {url}" for role, url in made.urls.items()]
+    out.result(
+        {"new": made.new, "urls": made.urls},
+        *lines,
+        "next: OPS_DATABASE_OWNER_URL names ops_owner, DATABASE_URL names ops_app; then ops db upgrade",
+    )
