@@ -89,6 +89,7 @@ class Settings(BaseSettings):
 
     flower_basic_auth: SecretStr | None = Field(None, validation_alias=_env("FLOWER_BASIC_AUTH"))
     user: str | None = Field(None, validation_alias=_env("OPS_USER"))
+    backup_stamp: str | None = Field(None, validation_alias=_env("OPS_BACKUP_STAMP"))
     shutdown_seconds: int = Field(30, ge=1, le=3600, validation_alias=_env("OPS_SHUTDOWN_SECONDS"))
     remote_control: Literal["read", "full"] = Field("read", validation_alias=_env("OPS_REMOTE_CONTROL"))
     deployment_log_bytes: int = Field(

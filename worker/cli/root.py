@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from worker.cli import application, audit, control, database, deployment, infrastructure, job, key, secret, user
+from worker.cli import application, audit, control, database, deployment, doctor, infrastructure, job, key, secret, user
 
 app = typer.Typer(
     name="ops",
@@ -39,6 +39,7 @@ def root(
 
 control.register(app)
 deployment.register(app)
+doctor.register(app)
 for noun, commands in (
     ("app", application.app),
     ("infra", infrastructure.app),
