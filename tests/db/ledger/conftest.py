@@ -99,14 +99,19 @@ class Jobs:
 
     def lose_lease(self, held: Held) -> None:
         """The lease ran out a minute ago, and a first look saw it five seconds ago."""
+        self._wait_out_the_start()  # before the mark is set, which grows too old in the meantime
         self.change(held.id, "lease_until = now() - interval '1 min', suspect_at = now() - interval '5 s'")
 
     def rescue(self, *, dead: Iterable[UUID] = ()) -> dict[UUID, tuple[str, str]]:
         """One look, at a server that is older than the grace; answers what was moved: state and outcome."""
+        self._wait_out_the_start()
+        return {row["id"]: (row["state"], row["outcome"]) for row in self.ledger.rescue(dead=dead)[0]}
+
+    def _wait_out_the_start(self) -> None:
+        """Until the server is older than the grace."""
         old = "SELECT pg_postmaster_start_time() < clock_timestamp() - interval '4.1 s'"
         while not self.app.execute(old).fetchone()[0]:  # type: ignore[index]
             time.sleep(0.1)
-        return {row["id"]: (row["state"], row["outcome"]) for row in self.ledger.rescue(dead=dead)[0]}
 
     def all_due(self) -> None:
         """Every bell is due."""
