@@ -19,6 +19,7 @@ from celery.worker.strategy import default
 
 from db.settings import get_settings
 from worker.board import Dropped, board
+from worker.publish import durable_in
 
 log = structlog.get_logger()
 
@@ -60,6 +61,11 @@ class OpsConsumer(Consumer):
 
         def on_task_received(message: Any) -> None:
             try:
+                if _enqueues(self.app, message):
+                    # Without a row that somebody wrote, and with arguments of the broker's choice.
+                    log.error("message_dropped", reason="it names a durable task to be started; enqueue that in a body")
+                    _throw_away(message, Dropped.NOT_A_TASK, None)
+                    return
                 handle(message)
             except Exception as error:
                 # kombu calls a KeyError a lost connection; here it is a message without something.
@@ -80,6 +86,21 @@ class OpsConsumer(Consumer):
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         _throw_away(message, Dropped.MALFORMED, exc)
+
+
+def _enqueues(app: Any, message: Any) -> bool:
+    """Whether a message would have a durable task started by what it carries along: a callback, the rest of a chain, or
+    the arguments of one of Celery's own tasks that start others."""
+    name = message.headers.get("task")
+    if getattr(app, "is_platform", False) or getattr(app.tasks.get(name), "durable", False):
+        return False  # of those nothing is heeded but a name and an id
+    said = message.payload
+    if isinstance(said, dict):  # the first protocol
+        name = said.get("task")
+        parts: Any = {key: value for key, value in said.items() if key not in ("task", "args", "kwargs")}
+    else:
+        parts = said[2:]
+    return durable_in(app, said if str(name).startswith("celery.") else parts) is not None
 
 
 def strategy(task: Any, app: Any, consumer: Any, **kwargs: Any) -> Callable[..., Any]:

@@ -20,6 +20,7 @@ from kombu import Connection, Producer
 from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction
 
+from db.errors import InvalidInput
 from db.ledger import Bell
 from db.repositories.jobs import ENQUEUED
 
@@ -30,6 +31,8 @@ BROKER_SECONDS = 1.5
 #: After a failure the broker is left alone for this long: a busy caller must not wait for it every time.
 QUIET_SECONDS = 2.0
 _COMMITTED = "ops_committed"
+#: Options of a message that name tasks which whoever handles it is to start.
+_FOLLOWERS = ("link", "link_error", "chain", "chord")
 
 
 class Line:
@@ -142,10 +145,36 @@ def install(app: Celery) -> None:
 
     config.complete(app)
     lifecycle.connect(app)
+    _refuse_followers(app)
     _line = Line(app)
     if not event.contains(Session, "after_transaction_end", _after_transaction):
         event.listen(Session, "after_commit", _after_commit)
         event.listen(Session, "after_transaction_end", _after_transaction)
+
+
+def durable_in(app: Celery, said: Any) -> str | None:
+    """The name of a durable task that stands somewhere in a part of a message, as a signature or bare; else None."""
+    if isinstance(said, str):
+        return said if getattr(app.tasks.get(said), "durable", False) else None
+    parts = said.values() if isinstance(said, dict) else said if isinstance(said, (list, tuple)) else ()
+    return next(filter(None, (durable_in(app, part) for part in parts)), None)
+
+
+def _refuse_followers(app: Celery) -> None:
+    """A worker drops messages that name a durable task to start afterwards, since anybody may have written them; so
+    say it to whoever is about to send one."""
+    send = app.send_task
+
+    def send_task(name: str, *args: Any, **options: Any) -> Any:
+        for follower in _FOLLOWERS:
+            if durable := durable_in(app, options.get(follower)):
+                raise InvalidInput(
+                    f"{durable} is durable and takes part in no {follower}: the task before enqueues the next job from "
+                    "its body instead"
+                )
+        return send(name, *args, **options)
+
+    app.send_task = send_task
 
 
 def line() -> Line | None:

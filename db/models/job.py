@@ -77,7 +77,28 @@ class Job(Base):
         CheckConstraint("priority BETWEEN 0 AND 9", name="priority"),
         CheckConstraint("unique_while IN ('queued', 'live')", name="unique_while"),
         CheckConstraint("max_attempts >= 1 AND max_rescues >= 0", name="attempts"),
-        CheckConstraint("timeout_seconds > 0 AND lease_seconds >= 1 AND backoff_seconds >= 0", name="seconds"),
+        CheckConstraint(
+            "timeout_seconds > 0 AND lease_seconds BETWEEN 1 AND 86400 AND backoff_seconds BETWEEN 0 AND 86400",
+            name="seconds",
+        ),
+        CheckConstraint("length(task) BETWEEN 1 AND 255 AND length(queue) BETWEEN 1 AND 255", name="names"),
+        CheckConstraint("jsonb_typeof(args) = 'array' AND jsonb_typeof(kwargs) = 'object'", name="arguments"),
+        # Python has no other years, and nobody could list jobs any more.
+        CheckConstraint(
+            " AND ".join(
+                f"{column} BETWEEN '2000-01-01 00:00:00+00' AND '9999-01-01 00:00:00+00'"
+                for column in ("run_at", "ring_at", "expires_at")
+            ),
+            name="times",
+        ),
+        # What stands there is written into the trail at every move: were it refused there, neither the job nor the
+        # rescue of others could move.
+        CheckConstraint(
+            "jsonb_typeof(context) = 'object' AND length(context->>'actor') <= 200 AND (context->>'actor_type') IN"
+            " ('user', 'system', 'worker', 'beat', 'database') AND (context->>'actor_id')::bigint > 0"
+            " AND family((context->>'ip_address')::inet) > 0",
+            name="context",
+        ),
         CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="lease"),
         CheckConstraint("state <> 'running' OR lease_token IS NOT NULL", name="token"),
         CheckConstraint(

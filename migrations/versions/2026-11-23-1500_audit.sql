@@ -162,15 +162,16 @@ CREATE TRIGGER ops_append_only_truncate BEFORE TRUNCATE ON audit_logs
   FOR EACH STATEMENT EXECUTE FUNCTION ops_audit_is_append_only();
 
 -- Make the partitions of this month and the six that follow; returns how many were made. No DEFAULT partition: it
--- would block detaching and hide that the months have run out.
+-- would block detaching and hide that the months have run out. Whoever reads the trail in an open transaction is in the
+-- way, and all that write it would wait behind: so this gives up soon; there are months to try again.
 CREATE FUNCTION ops_audit_make_partitions(p_ahead int DEFAULT 6) RETURNS int
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET timezone = 'UTC' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET timezone = 'UTC' SET lock_timeout = '500ms' AS $$
 DECLARE
   month date;
   part text;
   made int := 0;
 BEGIN
-  PERFORM pg_advisory_xact_lock(hashtextextended('ops_audit_partitions', 0));
+  LOCK TABLE ONLY audit_logs IN SHARE UPDATE EXCLUSIVE MODE;  -- one at a time; who may only read cannot hold it
   FOR i IN 0..least(greatest(p_ahead, 1), 24) LOOP
     month := date_trunc('month', now())::date + make_interval(months => i);
     part := format('audit_logs_%s', to_char(month, 'YYYY_MM'));
@@ -183,11 +184,15 @@ BEGIN
     made := made + 1;
   END LOOP;
   RETURN made;
+EXCEPTION WHEN lock_not_available THEN
+  RAISE WARNING 'no partition of the audit trail was made: somebody reads it in an open transaction';
+  RETURN 0;
 END $$;
 
--- Drop partitions that ended more than p_keep_days ago, never less than 90, and say so in the trail.
+-- Drop partitions that ended more than p_keep_days ago, never less than 90, and say so in the trail. Gives up soon, as
+-- the one above.
 CREATE FUNCTION ops_audit_drop_partitions(p_keep_days int) RETURNS int
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET timezone = 'UTC' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET timezone = 'UTC' SET lock_timeout = '500ms' AS $$
 DECLARE
   part record;
   entries bigint;
@@ -196,7 +201,7 @@ BEGIN
   IF p_keep_days < 90 THEN
     RAISE EXCEPTION 'the audit trail is kept for at least 90 days, not %', p_keep_days;
   END IF;
-  PERFORM pg_advisory_xact_lock(hashtextextended('ops_audit_partitions', 0));
+  LOCK TABLE ONLY audit_logs IN SHARE UPDATE EXCLUSIVE MODE;
   FOR part IN
     SELECT c.relname FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid
     WHERE inhparent = 'audit_logs'::regclass AND c.relname ~ '^audit_logs_\d{4}_\d{2}$'
@@ -209,6 +214,9 @@ BEGIN
     dropped := dropped + 1;
   END LOOP;
   RETURN dropped;
+EXCEPTION WHEN lock_not_available THEN
+  RAISE WARNING 'no partition of the audit trail was dropped: somebody reads it in an open transaction';
+  RETURN 0;
 END $$;
 
 SELECT ops_audit_make_partitions(6);

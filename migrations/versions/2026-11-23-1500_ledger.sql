@@ -454,7 +454,8 @@ $$;
 -- A lease that ran out is marked at the first look and acted on at a later one, when the mark is older than the
 -- grace; never within one grace of the server's start; a mark older than two graces (nobody looked for a while) is
 -- set anew. p_dead: tokens of attempts of which the caller has seen every process to be gone.
--- Any number of callers may look; one does, the others return at once.
+-- Any number of callers may look: each takes rows that no other has. No lock says whose turn it is, since anyone who can
+-- log in could hold it for ever.
 CREATE FUNCTION ops_rescue(p_grace interval DEFAULT '4 s', p_dead uuid[] DEFAULT '{}')
 RETURNS TABLE (id uuid, state text, outcome text, bells jsonb)
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
@@ -462,9 +463,6 @@ LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
   j jobs;
 BEGIN
-  IF cardinality(p_dead) = 0 AND NOT pg_try_advisory_xact_lock(hashtextextended('ops_rescue', 0)) THEN
-    RETURN;
-  END IF;
   UPDATE jobs SET suspect_at = clock_timestamp() WHERE id IN (
     SELECT id FROM jobs WHERE state = 'running' AND lease_until < clock_timestamp()
       AND (suspect_at IS NULL OR suspect_at < clock_timestamp() - 2 * p_grace)

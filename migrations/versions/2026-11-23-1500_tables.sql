@@ -105,7 +105,13 @@ CREATE TABLE jobs (
   CONSTRAINT ck_jobs_finished_at CHECK ((state IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL)),
   CONSTRAINT ck_jobs_token CHECK (state <> 'running' OR lease_token IS NOT NULL),
   CONSTRAINT ck_jobs_outcome CHECK (outcome IN ('ok', 'failed', 'timeout', 'lost', 'interrupted', 'cancelled', 'expired')),
-  CONSTRAINT ck_jobs_seconds CHECK (timeout_seconds > 0 AND lease_seconds >= 1 AND backoff_seconds >= 0),
+  CONSTRAINT ck_jobs_seconds CHECK (timeout_seconds > 0 AND lease_seconds BETWEEN 1 AND 86400 AND backoff_seconds BETWEEN 0 AND 86400),
+  CONSTRAINT ck_jobs_names CHECK (length(task) BETWEEN 1 AND 255 AND length(queue) BETWEEN 1 AND 255),
+  CONSTRAINT ck_jobs_arguments CHECK (jsonb_typeof(args) = 'array' AND jsonb_typeof(kwargs) = 'object'),
+  CONSTRAINT ck_jobs_times CHECK (run_at BETWEEN '2000-01-01 00:00:00+00' AND '9999-01-01 00:00:00+00' AND ring_at BETWEEN '2000-01-01 00:00:00+00' AND '9999-01-01 00:00:00+00' AND expires_at BETWEEN '2000-01-01 00:00:00+00' AND '9999-01-01 00:00:00+00'),
+  -- What stands here is written into the trail at every move: were it refused there, neither the job nor the rescue of
+  -- others could move.
+  CONSTRAINT ck_jobs_context CHECK (jsonb_typeof(context) = 'object' AND length(context->>'actor') <= 200 AND (context->>'actor_type') IN ('user', 'system', 'worker', 'beat', 'database') AND (context->>'actor_id')::bigint > 0 AND family((context->>'ip_address')::inet) > 0),
   CONSTRAINT ck_jobs_ok CHECK ((state = 'succeeded') = (outcome IS NOT NULL AND outcome = 'ok')),
   CONSTRAINT ck_jobs_cancelled CHECK (state <> 'cancelled' OR outcome IN ('cancelled', 'expired')),
   CONSTRAINT ck_jobs_priority CHECK (priority BETWEEN 0 AND 9),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from db.errors import InvalidInput
 from tests.conftest import fresh_database
+from tests.e2e import hostile
 from tests.e2e.conftest import running_platform
 from tests.e2e.platform import Platform, until
 from worker.backend import JobError
@@ -202,6 +204,10 @@ def test_links_chains_and_chords_are_refused_with_one_clear_error(shop: Shop) ->
         lambda: chain(ship.s(1), ship.si(2)).apply_async(),
         lambda: chord([ship.s(1), ship.s(2)])(ship.si(3)),
         lambda: (group(ship.s(1), ship.s(2)) | ship.si(3)).apply_async(),
+        lambda: shop.tasks.plain.apply_async((1,), link=ship.s()),
+        lambda: shop.tasks.plain.apply_async((1,), link_error=[ship.s()]),
+        lambda: chain(shop.tasks.plain.s(1), shop.tasks.plain.s(), ship.s()).apply_async(),
+        lambda: chain(shop.tasks.plain.s(1), group(ship.s(), shop.tasks.plain.s())).apply_async(),
     ):
         with pytest.raises(InvalidInput, match=r"enqueues? the next job from its body instead") as error:
             refused()
@@ -233,9 +239,55 @@ def test_a_forged_message_runs_no_body(shop: Shop) -> None:
     until(lambda: shop.platform.depth("shop") == 0, "both were heard")
     assert shop.tasks.ship.delay(1).get(timeout=WAIT) == {"order": 1}
     worker = shop.platform.processes[0]
-    until(lambda: "is durable: enqueue it" in worker.text, "the second was refused")
+    until(lambda: "it names a durable task to be started" in worker.text, "the second was dropped")
     assert not [run for run in shop.platform.effects.read() if run.job == "None"]
     shop.platform.check_effects(begun=False)
+
+
+def starts_a_durable_task(ship: str, tidy_up: str, arguments: list[str]) -> Iterator[dict[str, Any]]:
+    """Forged messages, each of which had Celery enqueue or call a durable task, with arguments of the forger's."""
+    signature = {"task": ship, "args": [666], "kwargs": {}, "options": {}, "subtask_type": None, "immutable": True}
+    nested = signature | {"task": "celery.group", "kwargs": {"tasks": [signature]}, "subtask_type": "group"}
+    plain = ship.replace("ship", "plain")
+    for embed in (
+        {"callbacks": [signature]}, {"callbacks": [ship]}, {"callbacks": [nested]}, {"chain": [signature]},
+        {"callbacks": [signature | {"task": plain, "options": {"link": [signature]}}]},
+    ):  # fmt: skip
+        yield hostile.message(plain, str(uuid4()), [3], embed=hostile.EMBED | embed, queue="shop")
+    # Celery calls those back with (request, exception, traceback) that take as many arguments: without any row.
+    for errback in (signature, ship, signature | {"task": tidy_up, "args": arguments}, tidy_up):
+        embed = hostile.EMBED | {"errbacks": [errback]}
+        yield hostile.message(plain, str(uuid4()), [], embed=embed, queue="shop")
+        yield hostile.message(plain, str(uuid4()), [3], embed=embed, queue="shop", timelimit=[0.001, None])
+    group_of_one = [[signature], [["x", None], None], "g", []]
+    for task, args, kwargs in (
+        ("celery.group", group_of_one, {}), ("celery.chunks", [signature, [[1]], 1], {}),
+        ("celery.map", [signature, [1]], {}), ("celery.chord_unlock", ["g", signature], {"result": []}),
+    ):  # fmt: skip
+        yield hostile.message(task, str(uuid4()), args, kwargs, queue="shop")
+    first_protocol = hostile.message(plain, str(uuid4()), queue="shop")
+    body = {"task": plain, "id": str(uuid4()), "args": [3], "kwargs": {}, "callbacks": [signature]}
+    first_protocol["body"] = hostile.base64.b64encode(json.dumps(body).encode()).decode()
+    yield first_protocol | {"headers": {}}
+
+
+def test_a_forged_message_enqueues_nothing(shop: Shop) -> None:
+    """Not by the callbacks, chains and chords that a message for an ordinary task may carry."""
+    platform, tasks = shop.platform, shop.tasks
+    before = platform.rows("SELECT count(*) FROM jobs")[0]["count"]
+    worker = platform.processes[0]
+    dropped = worker.text.count("it names a durable task")
+    forged = list(starts_a_durable_task(tasks.ship.name, tasks.tidy_up.name, [*shop.evidence, "/dev/null"]))
+    for message in forged:
+        platform.broker.lpush("shop", json.dumps(message))
+    until(lambda: platform.depth("shop") == 0, "they were heard")
+    assert tasks.ship.delay(1).get(timeout=WAIT) == {"order": 1}
+    after = tasks.plain.delay(21)
+    until(lambda: f"{after.id}] succeeded" in worker.text, "ordinary messages are handled on")
+    assert worker.text.count("it names a durable task") == dropped + len(forged)
+    assert platform.rows("SELECT count(*) FROM jobs")[0]["count"] == before + 1
+    assert not platform.rows("SELECT 1 FROM jobs WHERE args @> '[666]'")
+    assert not [run for run in platform.effects.read() if run.job == "None"]
 
 
 def test_ordinary_tasks_stay_what_they_are(shop: Shop) -> None:
