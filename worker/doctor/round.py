@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from sqlalchemy import Connection, create_engine, pool
+from sqlalchemy import Connection, Engine, create_engine, pool
 from sqlalchemy.exc import OperationalError
 
 from db.connection import session_arguments
@@ -32,9 +32,9 @@ def _examine_database() -> Iterator[Finding]:
         url = get_settings().require_database_url()
         arguments = {"connect_timeout": 5, "application_name": "ops doctor"} | session_arguments()
         engine = create_engine(url, poolclass=pool.NullPool, hide_parameters=True, connect_args=arguments)
-        with engine.connect() as connection:
-            for check in database.CHECKS:
-                yield from _attempt(check.__name__, _with(check, connection))
+        engine.connect().close()
+        for check in database.CHECKS:
+            yield from _attempt(check.__name__, _on(engine, check))
     except OperationalError as error:
         line = str(error.orig).strip().splitlines()[0]
         yield critical("database", f"it does not answer: {line}", "start it, or correct DATABASE_URL")
@@ -42,13 +42,12 @@ def _examine_database() -> Iterator[Finding]:
         yield critical("database", str(error), error.hint or "set DATABASE_URL")
 
 
-def _with(check: Callable[[Connection], Iterable[Finding]], connection: Connection) -> Check:
+def _on(engine: Engine, check: Callable[[Connection], Iterable[Finding]]) -> Check:
     """The check in a transaction of its own, which leaves nothing."""
 
     def run() -> Iterator[Finding]:
-        with connection.begin() as transaction:
+        with engine.connect() as connection:
             yield from check(connection)
-            transaction.rollback()
 
     return run
 

@@ -100,7 +100,6 @@ class Jobs:
 
     def lose_lease(self, held: Held) -> None:
         """The lease ran out a minute ago, and a first look saw it five seconds ago."""
-        self._wait_out_the_start()  # before the mark is set, which grows too old in the meantime
         self.change(held.id, "lease_until = now() - interval '1 min', suspect_at = now() - interval '5 s'")
 
     def rescue(self, *, dead: Iterable[UUID] = ()) -> dict[UUID, tuple[str, str]]:
