@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import func, select, text, tuple_
 from sqlalchemy.orm import Session
 
-from db.models import Deployment, Job, MonitoringAlert, Process, Tick
+from db.models import Deployment, Job, LedgerState, MonitoringAlert, Process, Tick
 from db.states import AlertStatus, DeploymentStatus, JobState
 
 #: A process that was not seen for so long is taken for dead.
@@ -76,6 +76,10 @@ class StatsRepository:
             Process.info["queues"].contains([queue]),
         )
         return self.session.scalar(query) or 0
+
+    def ledger_state(self) -> LedgerState:
+        """Whether the ledger is paused, and why."""
+        return self.session.scalars(select(LedgerState)).one()
 
     def ticks(self) -> Sequence[Tick]:
         return self.session.scalars(select(Tick).order_by(Tick.name)).all()

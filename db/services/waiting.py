@@ -16,6 +16,9 @@ def why(session: Session, job: Job) -> str | None:
     if job.state is not JobState.QUEUED:
         return None
     stats = StatsRepository(session)
+    state = stats.ledger_state()
+    if state.paused_because is not None:
+        return f"the ledger is paused: {state.reason or state.paused_because}; ops resume"
     now = datetime.now(UTC)
     if job.run_at > now:
         again = f" (attempt {job.attempt} ended: {job.outcome.value})" if job.outcome else ""

@@ -224,7 +224,7 @@ BEGIN
 END $$;
 
 -- Decide one doorbell. `run`: this caller holds the job now, until its lease runs out. Everything else: nothing to do.
--- `duplicate`, `unknown`, `wrong_task` are counted by the caller; `lock_busy`, `lock_raced`, `not_head`, `not_due`
+-- `duplicate`, `unknown`, `wrong_task` are counted by the caller; `lock_busy`, `lock_raced`, `not_head`, `not_due`, `paused`
 -- spend the bell while the job waits on; `expired` has just been cancelled. Repeating the call with the same token,
 -- after an answer was lost, gives the same verdict.
 CREATE FUNCTION ops_claim(
@@ -251,6 +251,8 @@ BEGIN
     said := 'run';
   ELSIF j.state <> 'queued' THEN
     said := 'duplicate';
+  ELSIF ops_paused() IS NOT NULL THEN
+    said := 'paused';
   ELSIF j.expires_at <= clock_timestamp() THEN
     PERFORM ops_expire_job(p_id);
     said := 'expired';
@@ -463,6 +465,9 @@ LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
   j jobs;
 BEGIN
+  IF ops_paused() = 'restored' THEN
+    RETURN;  -- what ran when the backup was made is not over because this database says so
+  END IF;
   UPDATE jobs SET suspect_at = clock_timestamp() WHERE id IN (
     SELECT id FROM jobs WHERE state = 'running' AND lease_until < clock_timestamp()
       AND (suspect_at IS NULL OR suspect_at < clock_timestamp() - 2 * p_grace)
@@ -524,6 +529,7 @@ AS $$
     SELECT d.* FROM generate_series(0, 9) AS p, LATERAL (
       SELECT j.* FROM jobs j WHERE j.state = 'queued' AND j.queue = p_queue AND j.priority = p AND j.ring_at <= now()
       ORDER BY j.ring_at LIMIT 200 FOR NO KEY UPDATE SKIP LOCKED) d
+    WHERE (SELECT ops_paused()) IS NULL
   ), looked AS (
     SELECT l.id, l.priority, l.ring_at, CASE
       WHEN l.run_at > clock_timestamp() THEN 'early'  -- somebody moved its time by hand

@@ -132,6 +132,22 @@ CREATE UNIQUE INDEX uq_jobs_lock_key_running ON jobs (lock_key) WHERE state = 'r
 CREATE UNIQUE INDEX uq_jobs_unique_key_live ON jobs (unique_key) WHERE state IN ('queued', 'running') AND unique_while = 'live';
 CREATE UNIQUE INDEX uq_jobs_unique_key_queued ON jobs (unique_key) WHERE state = 'queued' AND unique_while = 'queued' AND attempt = 0;
 
+-- One row: whether the ledger starts anything, and on which server it last did.
+CREATE TABLE ledger_state (
+  id BOOLEAN DEFAULT true NOT NULL,
+  paused_at TIMESTAMP WITH TIME ZONE,
+  paused_because TEXT,
+  reason TEXT,
+  server BIGINT NOT NULL,
+  timeline TEXT NOT NULL,
+  server_started_at TIMESTAMP WITH TIME ZONE NOT NULL,
+  trusts_failover BOOLEAN DEFAULT false NOT NULL,
+  CONSTRAINT pk_ledger_state PRIMARY KEY (id),
+  CONSTRAINT ck_ledger_state_one_row CHECK (id),
+  CONSTRAINT ck_ledger_state_paused_because CHECK (paused_because IN ('asked', 'restored')),
+  CONSTRAINT ck_ledger_state_paused_at CHECK ((paused_at IS NULL) = (paused_because IS NULL))
+);
+
 -- One running process of the platform, keyed by the id it gave itself at its start.
 CREATE TABLE processes (
   id TEXT NOT NULL,

@@ -12,7 +12,7 @@ from worker.cli.output import out
 
 def register(root: typer.Typer) -> None:
     """Add these commands to the tree."""
-    for command in (status, up, down, demo, env, relay, show):
+    for command in (status, up, down, demo, env, relay, pause, resume, show):
         root.command()(command)
 
 
@@ -63,6 +63,41 @@ def relay() -> None:
     from worker.cli import platform
 
     platform.relay()
+
+
+def pause(
+    reason: Annotated[str | None, typer.Option(help="Why; shown to whoever waits.")] = None,
+) -> None:
+    """Start nothing from now on; what runs goes on, what is asked for waits. Example: ops pause --reason moving"""
+    from db.services import pausing
+    from worker.cli import acting
+
+    with acting.session(action="pause") as (session, user):
+        pausing.pause(session, reason=reason, actor=user)
+    out.result({"paused": True}, "the ledger is paused: nothing starts", "next: ops resume")
+
+
+def resume(
+    queued: Annotated[
+        str | None, typer.Option(help="After a restore: `run` what waits, or `cancel` what is not idempotent.")
+    ] = None,
+    trust_failover: Annotated[
+        bool | None,
+        typer.Option(
+            "--trust-failover/--no-trust-failover", help="Do not pause when a (synchronous) standby takes over."
+        ),
+    ] = None,
+) -> None:
+    """Go on after a pause, or after a restore, which pauses by itself. Example: ops resume"""
+    from db.errors import InvalidInput
+    from db.services import pausing
+    from worker.cli import acting
+
+    if queued not in (None, "run", "cancel"):
+        raise InvalidInput("--queued takes run or cancel")
+    with acting.session(action="resume") as (session, user):
+        pausing.resume(session, queued=queued, trust_failover=trust_failover, actor=user)  # type: ignore[arg-type]
+    out.result({"paused": False}, "the ledger goes on")
 
 
 def show(

@@ -8,7 +8,7 @@ from sqlalchemy.engine import make_url
 
 from db.connection import get_db_session
 from db.errors import OpsError
-from db.models import Deployment, Job, Process, Tick
+from db.models import Deployment, Job, LedgerState, Process, Tick
 from db.preflight import head_revision
 from db.repositories.stats import StatsRepository
 from db.settings import find_data_dir, get_settings, origin
@@ -93,7 +93,14 @@ def _inside() -> dict[str, Any]:
             "ended_badly": [_ended(deployment) for deployment in stats.ended_badly()],
             "ticks": [_tick(row) for row in stats.ticks()],
             "open_alerts": stats.open_alerts(),
+            "paused": _paused(stats.ledger_state()),
         }
+
+
+def _paused(state: LedgerState) -> dict[str, Any] | None:
+    if state.paused_because is None:
+        return None
+    return {"at": state.paused_at, "because": state.paused_because, "reason": state.reason}
 
 
 def _process(row: Process) -> dict[str, Any]:
@@ -138,6 +145,9 @@ def _print(status: dict[str, Any]) -> None:
 
 
 def _print_work(status: dict[str, Any]) -> None:
+    if paused := status["paused"]:
+        why = paused["reason"] or "somebody asked for it"
+        out.line(f"PAUSED {ago(paused['at'])}: {why}; nothing starts until: ops resume", style="bold yellow")
     queues = [(q["queue"], q["queued"], q["due"], q["running"], q["oldest_due"]) for q in status["queues"]]
     if queues:
         out.table("queues", ("queue", "queued", "due", "running", "oldest due"), queues)
