@@ -20,6 +20,7 @@ from db.repositories.stats import StatsRepository
 from db.service import DatabaseService
 from db.services import pausing
 from tests.conftest import SCHEMA, Database, fresh_database, make_template, settings_from
+from tests.e2e.platform import until
 from worker.devstack import Stack
 from worker.servers import OWNER_ROLE, postgres_bin
 
@@ -58,6 +59,14 @@ def deploy_something() -> tuple[int, int]:
         app = service.register_application("web", ["true"])
         infra = service.register_infrastructure("here", user.id)
         return service.create_deployment(user.id, app.id, infra.id, "v1").id, key.id
+
+
+def is_up(servers: Stack) -> bool:
+    try:
+        servers.postgres.start()
+    except psycopg.OperationalError:  # while it recovers it lets nobody in
+        return False
+    return True
 
 
 def paused() -> str | None:
@@ -117,7 +126,7 @@ def test_a_server_that_was_recovered_to_a_point_in_time_starts_nothing(elsewhere
         signal = elsewhere.postgres.data / "recovery.signal"
         signal.touch()
         os.chown(signal, elsewhere.postgres.user.pw_uid, -1)
-        elsewhere.postgres.start()
+        until(lambda: is_up(elsewhere), "the recovery has ended")
         assert not signal.exists()
         assert paused() == "restored"
         with get_db_session() as session:
