@@ -92,11 +92,12 @@ def test_forged_events_neither_fill_it_nor_speak_to_whoever_looks(platform: Plat
     for number in range(3 * MAX_NAMES):
         many = {"uuid": str(number), "hostname": f"host {number}", "name": f"task {number}"}
         pipe.publish(channel, event("task-received", **many))
-    pipe.execute()
+    assert min(pipe.execute()) >= 1, "somebody hears them"
+    until(lambda: b'worker="host 1"' in flower.ask("/metrics")[2], "it believes what may be true")
     deployed = platform.deploy("--seconds", "0.1")
     assert platform.wait_ended(deployed) == "success"
     until(lambda: flower.knows(deployed.job, "SUCCESS"), "it still hears what is true")
-    assert flower.ask("/metrics")[2].count(b"flower_events_total{") <= 4 * MAX_NAMES
+    assert flower.ask("/metrics")[2].count(b"flower_events_total{") < 2 * MAX_NAMES
     for page in ("/", "/tasks", f"/task/{SCRIPT.replace('/', '%2F')}", f"/worker/{SCRIPT.replace('/', '%2F')}"):
         assert SCRIPT.encode() not in flower.ask(page)[2], page
     assert flower.process.is_alive
