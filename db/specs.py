@@ -165,7 +165,8 @@ class UserSpec(_Spec):
 class SecretSpec(_Spec):
     service_name: Name
     key_name: Name
-    value: Annotated[str, Field(min_length=1, max_length=65_536), AfterValidator(_no_nul)]
+    #: A shorter one could not be masked in a log: it would be found everywhere.
+    value: Annotated[str, Field(min_length=4, max_length=65_536), AfterValidator(_no_nul)]
 
 
 class DeploymentSpec(_Spec):

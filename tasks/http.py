@@ -1,6 +1,8 @@
 """The one door to HTTP for health gates (and probes, channels and webhooks later): bounded in time and size.
 
-Redirects are not followed: a gate that asks ``/healthz`` wants the answer of ``/healthz``.
+Redirects are not followed: a gate that asks ``/healthz`` wants the answer of ``/healthz``. Where a cloud hands out a
+machine's credentials is never asked, whatever name stands for it: each address is looked at when it is connected to.
+Everything else may be, this host and its network too: that is where applications are.
 """
 
 from __future__ import annotations
@@ -12,11 +14,24 @@ import ssl
 import time
 from dataclasses import dataclass
 from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
 #: The most of a body that is read.
 MAX_BODY_BYTES = 64 * 1024
+
+
+#: Link-local, where every cloud's metadata is; and those that are elsewhere: Alibaba, Oracle, Azure, AWS, GCP.
+_METADATA: tuple[IPv4Network | IPv6Network, ...] = tuple(
+    map(
+        ip_network,
+        ("169.254.0.0/16", "fe80::/10", "100.100.100.200/32", "192.0.0.192/32", "168.63.129.16/32", "fd00:ec2::/32",
+         "fd20:ce::/32"),
+    )
+)  # fmt: skip
+_NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
+_COMPATIBLE = IPv6Network("::/96")
 
 
 class HttpError(Exception):
@@ -61,6 +76,8 @@ def _open(scheme: str, host: str, port: int, left: _Deadline) -> socket.socket:
 def _connect(host: str, port: int, left: _Deadline) -> socket.socket:
     failure = OSError("the name has no address")
     for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        if _is_metadata(str(address[0])):
+            raise HttpError("the address is a metadata service's, which is never asked")
         sock = socket.socket(family, kind, protocol)
         try:
             sock.settimeout(left.seconds())
@@ -71,6 +88,21 @@ def _connect(host: str, port: int, left: _Deadline) -> socket.socket:
         else:
             return sock
     raise failure
+
+
+def _is_metadata(address: str) -> bool:
+    found = ip_address(address.partition("%")[0])
+    return any(each in network for each in (found, *_within(found)) for network in _METADATA)
+
+
+def _within(address: IPv4Address | IPv6Address) -> list[IPv4Address]:
+    """The IPv4 addresses that an IPv6 address may lead to."""
+    if isinstance(address, IPv4Address):
+        return []
+    found = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
+    if address in _COMPATIBLE or any(address in network for network in _NAT64):
+        found.append(IPv4Address(int(address) & 0xFFFFFFFF))
+    return [each for each in found if each is not None]
 
 
 def _ask(sock: socket.socket, left: _Deadline, host: str, target: str) -> tuple[int, bytes]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import re
-from collections.abc import Iterable
-from urllib.parse import quote
+import shlex
+from collections.abc import Iterable, Iterator
+from urllib.parse import quote, quote_plus
 
 MASK = "[secret]"
 #: Shorter values would mask half of every log ("1", "no"); they are too short to be secrets.
@@ -94,13 +96,31 @@ def _any_of(words: Iterable[str]) -> re.Pattern[str] | None:
 
 
 def _spellings(secret: str) -> set[str]:
+    """As it is, and as programs write it: in a URL, JSON, XML, a shell's trace, Python, hex, base64."""
     if not secret:
         return set()
     raw = secret.encode("utf-8", "replace")
-    return {
-        secret,
-        quote(raw, safe=""),
-        json.dumps(secret)[1:-1],
-        base64.b64encode(raw).decode().rstrip("="),
-        base64.urlsafe_b64encode(raw).decode().rstrip("="),
-    }
+    found = {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
+    found |= {each.replace("/", "\\/") for each in found}
+    found |= {re.sub(r"(?<=\\u)[0-9a-f]{4}", lambda hit: hit[0].upper(), each) for each in found}
+    in_url = {quote(raw, safe=""), quote(raw), quote_plus(raw)}
+    found |= in_url | {re.sub("%..", lambda hit: hit[0].lower(), each) for each in in_url}
+    found |= {html.escape(secret, quote=False), html.escape(secret), html.escape(secret).replace("&#x27;", "&#39;")}
+    found |= {secret.replace("'", "'\\''"), shlex.quote(secret).strip("'"), repr(secret)[1:-1]}
+    found |= {raw.hex(), raw.hex().upper()}
+    for encoded in _base64(raw):
+        found |= {encoded, encoded.replace("+", "-").replace("/", "_")}
+    return found
+
+
+def _base64(raw: bytes) -> Iterator[str]:
+    """Alone, in lines as `base64` and `openssl` break it, and inside of something longer (``user:password``), wherever
+    it begins there: then its first and last character may belong to its neighbours as well."""
+    alone = base64.b64encode(raw).decode()
+    yield alone.rstrip("=")
+    for width in (76, 64):
+        if len(alone) > width:
+            yield from (alone[start : start + width].rstrip("=") for start in range(0, len(alone), width))
+    for shift in range(3):
+        encoded = base64.b64encode(b"\0" * shift + raw).decode()
+        yield encoded[-(-8 * shift // 6) : 8 * (shift + len(raw)) // 6]

@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import bindparam, func, select, text
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from db.connection import apply_context
@@ -65,6 +66,15 @@ _ENQUEUE = text(
     p_backoff_seconds => :backoff_seconds, p_rung => true)"""  # noqa: S608 - the schema's name is checked by settings
 ).bindparams(bindparam("args", type_=JSONB), bindparam("kwargs", type_=JSONB))
 
+_REFUSED = {
+    "ck_jobs_names": "a task's and a queue's name have 1 to 255 bytes, and a queue's does not begin with amq.",
+    "ck_jobs_times": "a job's times lie between the years 2000 and 9999",
+    "ck_jobs_seconds": "a timeout is at least a second, a lease 1 to 86400 seconds, a backoff 0 to 86400",
+    "ck_jobs_priority": "a priority is 0 (first) to 9",
+    "ck_jobs_attempts": "max_attempts is at least 1, max_rescues at least 0",
+    "ck_jobs_unique_while": "unique_while is live or queued",
+}
+
 
 class JobRepository:
     """Jobs in one session."""
@@ -85,28 +95,31 @@ class JobRepository:
         if size > MAX_ARGS_BYTES:
             raise InvalidInput(f"{spec.task}: {size} bytes of arguments; at most {MAX_ARGS_BYTES} are kept")
         apply_context(self.session)
-        row = self.session.execute(
-            _ENQUEUE,
-            {
-                "task": spec.task,
-                "args": list(spec.args),
-                "kwargs": spec.kwargs,
-                "queue": spec.queue,
-                "id": spec.id or uuid4(),
-                "run_at": spec.run_at,
-                "expires_at": spec.expires_at,
-                "priority": spec.priority,
-                "lock_key": spec.lock_key,
-                "unique_key": spec.unique_key,
-                "unique_while": spec.unique_while,
-                "idempotent": spec.idempotent,
-                "max_attempts": spec.max_attempts,
-                "max_rescues": spec.max_rescues,
-                "timeout_seconds": spec.timeout_seconds,
-                "lease_seconds": spec.lease_seconds,
-                "backoff_seconds": spec.backoff_seconds,
-            },
-        ).one()
+        values = {
+            "task": spec.task,
+            "args": list(spec.args),
+            "kwargs": spec.kwargs,
+            "queue": spec.queue,
+            "id": spec.id or uuid4(),
+            "run_at": spec.run_at,
+            "expires_at": spec.expires_at,
+            "priority": spec.priority,
+            "lock_key": spec.lock_key,
+            "unique_key": spec.unique_key,
+            "unique_while": spec.unique_while,
+            "idempotent": spec.idempotent,
+            "max_attempts": spec.max_attempts,
+            "max_rescues": spec.max_rescues,
+            "timeout_seconds": spec.timeout_seconds,
+            "lease_seconds": spec.lease_seconds,
+            "backoff_seconds": spec.backoff_seconds,
+        }
+        try:
+            row = self.session.execute(_ENQUEUE, values).one()
+        except IntegrityError as error:
+            # What the database says of a refused row shows all of it, arguments included.
+            name = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
+            raise InvalidInput(f"{spec.task}: {_REFUSED.get(str(name), f'refused by {name}')}") from None
         if row.created and spec.run_at is None:
             bell = Bell(row.id, spec.task, spec.queue, spec.priority)
             self.session.info.setdefault(ENQUEUED, []).append(bell)

@@ -106,7 +106,7 @@ CREATE TABLE jobs (
   CONSTRAINT ck_jobs_token CHECK (state <> 'running' OR lease_token IS NOT NULL),
   CONSTRAINT ck_jobs_outcome CHECK (outcome IN ('ok', 'failed', 'timeout', 'lost', 'interrupted', 'cancelled', 'expired')),
   CONSTRAINT ck_jobs_seconds CHECK (timeout_seconds > 0 AND lease_seconds BETWEEN 1 AND 86400 AND backoff_seconds BETWEEN 0 AND 86400),
-  CONSTRAINT ck_jobs_names CHECK (length(task) BETWEEN 1 AND 255 AND length(queue) BETWEEN 1 AND 255),
+  CONSTRAINT ck_jobs_names CHECK (octet_length(task) BETWEEN 1 AND 255 AND octet_length(queue) BETWEEN 1 AND 255 AND queue NOT LIKE 'amq.%'),
   CONSTRAINT ck_jobs_arguments CHECK (jsonb_typeof(args) = 'array' AND jsonb_typeof(kwargs) = 'object'),
   CONSTRAINT ck_jobs_times CHECK (run_at BETWEEN '2000-01-01 00:00:00+00' AND '9999-01-01 00:00:00+00' AND ring_at BETWEEN '2000-01-01 00:00:00+00' AND '9999-01-01 00:00:00+00' AND expires_at BETWEEN '2000-01-01 00:00:00+00' AND '9999-01-01 00:00:00+00'),
   -- What stands here is written into the trail at every move: were it refused there, neither the job nor the rescue of

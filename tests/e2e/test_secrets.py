@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import subprocess
 import threading
@@ -17,6 +18,7 @@ import pytest
 
 from db.connection import get_db_session
 from db.service import DatabaseService
+from tests.e2e.flower import Flower
 from tests.e2e.platform import Platform, descendants, until
 from worker.servers import postgres_bin
 
@@ -108,7 +110,9 @@ def test_a_secret_that_was_used_is_found_nowhere(platform: Platform) -> None:
     value = f'tok-{uuid4().hex}/+"é'
     seeker = Seeker(value)
     worker = platform.worker("w1", "--loglevel=DEBUG")
-    platform.beat("beat", "--loglevel=DEBUG")
+    beat = platform.beat("beat", "--loglevel=DEBUG")
+    flower = Flower(platform)
+    host = f"w1@{os.uname().nodename}"
     gate = platform.folder / "gate"
     platform.deploy("--seconds", "0", infra="before")
     with get_db_session() as session:
@@ -124,18 +128,25 @@ def test_a_secret_that_was_used_is_found_nowhere(platform: Platform) -> None:
         shown = dict(what_processes_show(platform))
         in_broker = list(what_lies_in_the_broker(platform))
         activity = platform.rows("SELECT query FROM pg_stat_activity", role="postgres")
+        until(lambda: flower.knows(good.job, "STARTED"), "Flower has heard of it")
+        flower.look_around(host, good.job)
         gate.touch()
         ended = [platform.wait_ended(each) for each in (good, bad, wrong)]
     assert ended == ["success", "failed", "failed"]
+    until(lambda: flower.knows(good.job, "SUCCESS"), "Flower has heard of its end")
+    until(lambda: flower.knows(bad.job, "FAILURE"), "Flower has heard of the other's end")
+    flower.look_around(host, good.job, bad.job, wrong.job)
     until(lambda: "[secret]" in platform.log_of(good.id), "what it printed was masked")
     assert worker.stop() == 0
-    platform.processes[1].stop()
+    beat.stop()
+    flower.process.stop()
     assert any("deployments" in command for command in heard)
     assert len(shown) >= 8
 
     places: dict[str, list[str | bytes]] = {
         "what processes show": list(shown.values()),
         "the broker": [*in_broker, *heard, *what_lies_in_the_broker(platform)],
+        "what Flower shows": list(flower.answers),
         "logs of processes": [process.text for process in platform.processes],
         "statements": [str(row) for row in activity],
         "a dump of the database": [dump(platform)],

@@ -253,3 +253,36 @@ def test_a_secure_connection_wants_a_certificate_that_is_trusted(certificate, mo
         assert refused(url.replace("localhost", "127.0.0.1")) == "its certificate is not trusted"
     with serving(silent, server_side) as server:
         assert refused(server.url.replace("http://127.0.0.1", "https://localhost"), timeout=0.3).startswith("no answer")
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["169.254.169.254", "2852039166", "0xa9fea9fe", "0251.0376.0251.0376", "[::ffff:169.254.169.254]", "[fe80::1]",
+     "[64:ff9b::a9fe:a9fe]", "[2002:a9fe:a9fe::1]", "[::a9fe:a9fe]", "100.100.100.200", "[fd00:ec2::254]",
+     "168.63.129.16", "192.0.0.192", "[64:ff9b:1::a9fe:a9fe]"],
+)  # fmt: skip
+def test_a_metadata_service_is_never_asked_however_it_is_spelt(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    connected: list[object] = []
+    monkeypatch.setattr(socket.socket, "connect", lambda _, address: connected.append(address))
+    assert "metadata" in refused(f"http://{host}/latest/meta-data/")
+    assert connected == []
+
+
+def test_a_name_that_means_something_else_every_time_is_looked_at_when_it_is_connected_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with serving(OK + b"Content-Length: 0\r\n\r\n") as server:
+        good = socket.getaddrinfo("127.0.0.1", server.listener.getsockname()[1], type=socket.SOCK_STREAM)
+        bad = socket.getaddrinfo("169.254.169.254", 80, type=socket.SOCK_STREAM)
+        answers = [good, bad]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers.pop(0))
+        assert get("http://rebound.example/", timeout=PATIENT).status == 200
+        assert "metadata" in refused("http://rebound.example/")
+        assert len(server.requests) == 1
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("where", ["http://169.254.169.254/", "file:///etc/passwd"])
+def test_a_redirect_leads_nowhere(where: str) -> None:
+    with serving(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + where.encode() + b"\r\n\r\n") as server:
+        assert get(server.url, timeout=PATIENT).status == 302

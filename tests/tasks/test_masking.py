@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
+import re
+import shlex
+import textwrap
 from itertools import pairwise
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 import pytest
 from hypothesis import given
@@ -79,14 +83,43 @@ def test_any_text_can_be_a_value(secret, before, after):
         lambda secret: base64.b64encode(secret.encode()).decode(),
         lambda secret: base64.urlsafe_b64encode(secret.encode()).decode(),
         lambda secret: f"  {secret.strip()}\r\n",
+        quote,
+        quote_plus,
+        lambda secret: re.sub("%..", lambda hit: hit[0].lower(), quote(secret, safe="")),
+        lambda secret: json.dumps({"key": secret}, ensure_ascii=False),
+        lambda secret: json.dumps(secret).replace("/", "\\/"),
+        lambda secret: json.dumps(secret).replace("\\u00f6", "\\u00F6"),
+        html.escape,
+        shlex.quote,
+        repr,
+        lambda secret: secret.encode().hex(),
+        lambda secret: secret.encode().hex().upper(),
     ],
 )
 def test_the_usual_spellings_of_a_value_are_masked_too(spelling):
-    secret = 'pa/ss+"wö rd?>\n'
-    text = spelling(secret)
-    shown = Masker([secret]).mask(text)
-    assert MASK in shown
-    assert spelling(secret).strip("{} =\r\n") not in shown
+    secret = "pa/ss+\"wö rd'?>\n"
+    shown = Masker([secret]).mask(spelling(secret))
+    assert shown.strip("'\"{} =\r\n").removeprefix('key": "') == MASK
+
+
+@pytest.mark.parametrize("before", ["u:", "me:", "user:", ""])
+@pytest.mark.parametrize("after", [":", "\n", "", '"}'])
+def test_a_value_inside_of_base64_is_masked_but_for_what_it_shares_with_its_neighbours(before, after):
+    secret = "Tr0ub4dor&3é"
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        whole = encode(f"{before}{secret}{after}".encode()).decode()
+        shown = Masker([secret]).mask(f"Authorization: Basic {whole}")
+        head, mask, tail = shown.removeprefix("Authorization: Basic ").partition(MASK)
+        assert mask
+        assert len(head) <= -(-len(before) * 8 // 6)
+        assert len(tail.rstrip("=")) <= -(-len(after) * 8 // 6)
+
+
+@pytest.mark.parametrize("width", [64, 76])
+def test_base64_in_lines_is_masked(width):
+    secret = "".join(f"line {n} of a key\n" for n in range(20))
+    lines = textwrap.wrap(base64.b64encode(secret.encode()).decode(), width)
+    assert Masker([secret]).mask("\n".join(lines)).rstrip("=").replace(MASK, "").split() == []
 
 
 def test_each_line_of_a_value_of_several_is_masked():

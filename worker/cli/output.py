@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_CONTROL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_PLAIN = "\x1b[0m"
+#: What no JSON escape hides from a terminal: C1 controls, and marks that turn around what is read after them.
+_UNSEEN = "\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069"
+_CONTROL = re.compile(rf"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)?|.)?|[\x00-\x08\x0b-\x1f{_UNSEEN}]")
 
 STYLES = {
     "success": "green", "succeeded": "green", "running": "cyan", "started": "cyan", "pending": "yellow",
@@ -63,7 +66,10 @@ class Output:
 
     def record(self, value: Any) -> None:
         """One JSON document on one line."""
-        sys.stdout.write(json.dumps(plain(value), ensure_ascii=False) + "\n")
+        text = json.dumps(plain(value), ensure_ascii=False)
+        # Its strings say the same to a program, and nothing to a terminal.
+        text = re.sub(f"[{_UNSEEN}]", lambda found: f"\\u{ord(found[0]):04x}", text)
+        sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
     def line(self, text: str = "", style: str | None = None) -> None:
@@ -127,7 +133,8 @@ def safe(text: str, *, colours: bool = False) -> str:
     """Text without control characters, but for line ends and tabs (and colours, where they are wanted)."""
     if not colours:
         return _CONTROL.sub("", text)
-    return _CONTROL.sub(lambda found: found.group() if _COLOUR.fullmatch(found.group()) else "", text)
+    kept = _CONTROL.sub(lambda found: found.group() if _COLOUR.fullmatch(found.group()) else "", text)
+    return kept + _PLAIN if "\x1b" in kept else kept  # what comes next is not the stranger's to paint, or to hide
 
 
 def show(value: Any) -> str:

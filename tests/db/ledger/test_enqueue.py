@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -13,6 +14,8 @@ from db.errors import InvalidInput
 from db.repositories.jobs import ENQUEUED, MAX_ARGS_BYTES, JobRepository, JobSpec
 from db.states import JobState
 from tests.db.ledger.conftest import TASK, enqueue
+
+ARGUMENT = f"argument {uuid4()}"
 
 
 def in_(**duration: float) -> datetime:
@@ -222,3 +225,15 @@ def test_cancelling_in_a_session_counts_when_the_session_commits(session, jobs):
     assert jobs.row(job_id).state == "cancelled"
     assert [bell.id for bell in session.info[ENQUEUED]] == [waiter]
     assert JobRepository(session).cancel(job_id) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [({"queue": "amq.topic"}, "amq"), ({"lease_seconds": 1e9}, "lease"), ({"priority": 10}, "priority"),
+     ({"expires_at": datetime(9999, 12, 31, tzinfo=UTC)}, "years")],
+)  # fmt: skip
+def test_what_the_database_refuses_is_one_line_that_shows_no_argument(session, given, said):
+    with pytest.raises(InvalidInput, match=said) as error:
+        JobRepository(session).enqueue(JobSpec(**{"task": TASK, "queue": "a", "args": [ARGUMENT]} | given))
+    assert ARGUMENT not in "".join(traceback.format_exception(error.value))
+    assert "\n" not in str(error.value)

@@ -45,6 +45,7 @@ POISON = {
     "a pause that is no number": ("backoff_seconds", "'NaN'"),
     "no task": ("task", "''"),
     "a queue of any length": ("queue", "repeat('q', 256)"),
+    "a queue that no broker lets one have": ("queue", "'amq.topic'"),
 }
 
 

@@ -46,8 +46,8 @@ def test_a_secret_whose_key_is_lost_can_be_replaced_and_removed(session, anna):
         with pytest.raises(DecryptionError):
             secrets.open_all(session, owner_id=anna.id, wanted={"A": "aws/token"})
         session.rollback()
-        stored(session, anna, "new")
-        assert secrets.open_all(session, owner_id=anna.id, wanted={"A": "aws/token"}) == {"A": "new"}
+        stored(session, anna, "another")
+        assert secrets.open_all(session, owner_id=anna.id, wanted={"A": "aws/token"}) == {"A": "another"}
         session.execute(text(f"UPDATE {SCHEMA}.api_keys SET encrypted_value = 'v1:gone:x'"))
         session.expunge_all()
         secrets.remove(session, user_id=anna.id, name="aws/token")
@@ -132,3 +132,8 @@ def test_a_list_of_secrets_opens_none(session, anna):
         page = APIKeyRepository(session).list_with_owners()
         assert [(key.name, key.user.username) for key in page.items] == [("aws/token", "anna")]
     assert AuditLogRepository(session).search(action="secret.opened").items == []
+
+
+def test_a_value_too_short_to_be_masked_is_refused(session, anna):
+    with pytest.raises(InvalidInput, match=r"value: .* at least 4 characters"):
+        stored(session, anna, "abc")
