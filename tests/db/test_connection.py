@@ -114,3 +114,11 @@ def test_everything_of_ours_is_named_with_its_schema(database):
         session.add(User(username="one", email="one@example.org"))
         session.flush()
         assert session.scalar(text(f"SELECT count(*) FROM {SCHEMA}.audit_logs WHERE resource_type = 'user'")) == 1
+
+
+def test_a_host_that_is_gone_without_a_word_is_noticed_within_seconds(database):
+    """Else a worker waits for an answer for hours, and says how its deployment ended when nobody counts on it."""
+    with connection.get_engine().connect() as pooled:
+        asked = pooled.connection.dbapi_connection.info.get_parameters()
+    assert int(asked["keepalives_idle"]) + int(asked["keepalives_interval"]) * int(asked["keepalives_count"]) < 30
+    assert int(asked["tcp_user_timeout"]) < 30_000
