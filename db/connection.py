@@ -23,7 +23,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import ORMExecuteState, Session, UOWTransaction, sessionmaker
 
 from db.errors import DatabaseUnavailable, InvalidInput
-from db.ledger import Ledger, clean
+from db.ledger import CONNECT, Ledger, clean
 from db.settings import get_settings, libpq_conninfo
 from db.states import ActorType
 
@@ -67,7 +67,8 @@ def _make_engine() -> Engine:
         echo=settings.database_debug,
         # Also under DATABASE_DEBUG: parameters carry what must not be printed.
         hide_parameters=True,
-        connect_args={"connect_timeout": 5, "application_name": "ops"} | session_arguments(),
+        # A host that is gone without a word is noticed within seconds; the system's own defaults take hours.
+        connect_args=CONNECT | {"connect_timeout": 5, "application_name": "ops"} | session_arguments(),
     )
 
 

@@ -31,6 +31,9 @@ CONNECT = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
+#: What a server says that may say otherwise a moment later: away, out of something, read-only for now (a failover, a
+#: provider's brake on a full disk), a plan that a migration has made stale.
+PASSING = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError, psycopg.NotSupportedError)
 #: The lease beyond which a second look may act; `ops_rescue`'s default says the same.
 GRACE = timedelta(seconds=4)
 
@@ -215,7 +218,7 @@ class Ledger:
         while True:
             try:
                 return self._connect().execute(_compose(statement, self._schema), arguments).fetchall()
-            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            except PASSING as error:
                 # Also a statement or lock timeout: the server has rolled it back, and repeating is harmless.
                 self._drop()
                 tries += 1
@@ -295,8 +298,19 @@ def is_gone(key: str) -> bool:
     pid, _, started = key.partition(":")
     ticks = _start_ticks(int(pid))
     if ticks is None:
-        return Path("/proc/self").exists()
+        return Path("/proc/self").exists() and not _is_hidden(int(pid))
     return started != "0" and int(started) != ticks
+
+
+def _is_hidden(pid: int) -> bool:
+    """True when the process is there and another user's, and `/proc` shows only one's own (hidepid)."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _start_ticks(pid: int) -> int | None:

@@ -9,11 +9,11 @@ from typing import Any
 
 import structlog
 from celery import shared_task
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from db.connection import get_db_session
 from db.errors import DatabaseUnavailable, OpsError
-from db.ledger import clean
+from db.ledger import PASSING, clean
 from db.services import deployments
 from db.services.deployments import LEASE_SECONDS, RUN_TASK
 from db.settings import get_settings
@@ -62,7 +62,7 @@ def run(self: Any, deployment_id: int) -> dict[str, Any]:
         )  # fmt: skip
         self.job.supervise(effect.renew, effect.stop)
         end, ended = follow(effect, output)
-    output.close(lambda: self.job.stop_reason == "interrupted")
+    output.close(lambda: self.job.stop_reason == "interrupted" or self.job.is_overdue)
     return conclude(end, ended, masker, output.note)
 
 
@@ -98,7 +98,8 @@ def conclude(end: dict[str, Any], ended: dict[str, Any], masker: Masker, note: s
     """The result of a success; raises Ended for everything else. What the driver said counts before how it ended."""
     message = masker.mask(str(end.get("message") or ""))[:2000]
     if end.get("outcome") == "ok":
-        return {"message": message + note} if message or note else {}
+        said = message + note if message else note.removeprefix("; ")
+        return {"message": said} if said else {}
     why = str(ended.get("why"))
     if why in _WHY:
         outcome, text = _WHY[why]
@@ -124,6 +125,7 @@ class Output:
         self._waiting: deque[tuple[str, str]] = deque()
         self._flushed_at = 0.0
         self._cut = False
+        self._why = ""
         #: What is to be said with the outcome, where the log cannot say it.
         self.note = ""
 
@@ -141,7 +143,7 @@ class Output:
             time.sleep(FLUSH_SECONDS)
             self.flush(now=True)
         if self._waiting:
-            self._lose("the database did not take it in time")
+            self._lose(self._why)
 
     def flush(self, *, now: bool = False) -> None:
         """Write what waits, at most every half second; what cannot be written waits on."""
@@ -152,11 +154,20 @@ class Output:
         try:
             with get_db_session() as session:
                 deployments.append_log(session, deployment_id=self.deployment_id, attempt=self.attempt, pieces=pieces)
-        except (DatabaseUnavailable, OperationalError) as error:
-            log.warning("output_waits", deployment_id=self.deployment_id, error=type(error).__name__)
-            self._waiting.extend(pieces)
-        except DBAPIError as error:  # e.g. the deployment is gone: trying again changes nothing
-            self._lose(type(error.orig).__name__)
+        except DatabaseUnavailable:
+            self._wait(pieces, "the database did not answer")
+        except DBAPIError as error:
+            why = type(error.orig).__name__
+            if isinstance(error.orig, PASSING):  # a full disk may have room again
+                self._wait(pieces, why)
+            else:  # e.g. the deployment is gone: trying again changes nothing
+                self._lose(why)
+
+    def _wait(self, pieces: list[tuple[str, str]], why: str) -> None:
+        if why != self._why:
+            log.warning("output_waits", deployment_id=self.deployment_id, error=why)
+        self._why = why
+        self._waiting.extend(pieces)
 
     def _lose(self, why: str) -> None:
         self.note = f"; a part of the output could not be written ({why})"

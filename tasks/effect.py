@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import selectors
 import signal
@@ -15,12 +16,15 @@ from pathlib import Path
 from typing import Any, Self
 
 from tasks import supervisor
+from tasks.supervisor import now
 
 #: What a driver sees of this process's environment. Everything else, the platform's own secrets first, stays here.
 PASSED_ON = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TMPDIR", "TZ", "XDG_RUNTIME_DIR")
 _LONGEST_LINE = 4 * 1024 * 1024
 #: How long a supervisor may take to kill what it has started.
 GONE_SECONDS = 10.0
+#: One that has not ended its driver so long after it had to is itself stopped; the next holder starts later than this.
+LATE_SECONDS = 2.0
 
 
 def base_environment() -> dict[str, str]:
@@ -51,6 +55,8 @@ class Effect:
         os.set_blocking(self._process.stdout.fileno(), False)
         self._talking = threading.Lock()
         self._driver: int | None = None
+        self._grace = 0.0
+        self._lease_end = self._stop_end = self._late_since = math.inf
 
     @property
     def pid(self) -> int:
@@ -68,6 +74,7 @@ class Effect:
         report: dict[str, Any],
     ) -> None:
         """Let the driver start. Ends are points on :func:`tasks.supervisor.now`'s clock."""
+        self._lease_end, self._grace = lease_end, grace
         order = {
             "argv": argv, "plan": plan, "lease_end": lease_end, "timeout_end": timeout_end,
             "grace": grace, "report": report,
@@ -76,10 +83,12 @@ class Effect:
 
     def renew(self, lease_end: float) -> None:
         """The lease has been renewed until then."""
+        self._lease_end = lease_end
         self._tell({"lease_end": lease_end})
 
     def stop(self, why: str) -> None:
         """Ask for the end: ``cancelled``, ``timeout`` or ``interrupted``; the first reason counts."""
+        self._stop_end = min(self._stop_end, now() + self._grace)
         self._tell({"stop": why})
 
     def __enter__(self) -> Self:
@@ -112,6 +121,7 @@ class Effect:
                 if not ready.select(tick):
                     if self._process.poll() is not None:
                         break  # and something that the driver left behind keeps the pipe open
+                    self._fence(ended)
                     yield None
                     continue
                 try:
@@ -131,12 +141,27 @@ class Effect:
                         self._driver = event["pid"]
                     ended = ended or event["event"] == "ended"
                     yield event
+                self._fence(ended)
                 yield None
         self._close()
         self._process.wait()
         if not ended:
             self._kill_driver()
             yield {"event": "ended", "why": "supervisor died", "code": None}
+
+    def _fence(self, ended: bool) -> None:
+        """End the driver from here where its supervisor should have, and does not: it is stopped itself."""
+        if ended or now() <= min(self._lease_end, self._stop_end):
+            self._late_since = math.inf
+            return
+        # From the first look: this process may have been stopped as well, and not have heard of the end yet.
+        self._late_since = min(self._late_since, now())
+        late = now() - self._late_since
+        if late > LATE_SECONDS and self._driver is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._driver, signal.SIGKILL)
+        if late > (GONE_SECONDS if self._driver is not None else LATE_SECONDS):
+            self._process.kill()
 
     def _tell(self, message: dict[str, Any]) -> None:
         with self._talking, contextlib.suppress(OSError, ValueError):

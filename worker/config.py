@@ -26,6 +26,9 @@ LEDGER: dict[str, Any] = {
     "broker_connection_retry": True,
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": None,
+    # One that answers with an error (a replica after a failover, no memory left, a full disk) is as good as away;
+    # without this it ends the worker, and what runs there.
+    "broker_channel_error_retry": True,
     # An app that keeps no results asks the ledger for those of its durable tasks.
     "result_backend": "worker.backend:LedgerBackend",
 }

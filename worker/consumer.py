@@ -8,6 +8,7 @@ thrown away for durable tasks: arguments, callbacks, time limits, expiry, ETA.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -24,6 +25,8 @@ from worker.publish import durable_in
 log = structlog.get_logger()
 
 _NO_EMBED: dict[str, Any] = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+#: How long a broker that answers with an error is left alone: connecting to it works, so nothing else would wait.
+REFUSED_SECONDS = 2.0
 _CONTROL = "celery.worker.consumer.control:Control"
 
 
@@ -54,6 +57,8 @@ class OpsConsumer(Consumer):
         if self.connection is not None:
             self.connection.close = _nothing
         super().on_connection_error_after_connected(exc)
+        if isinstance(exc, self.channel_errors):
+            time.sleep(REFUSED_SECONDS)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         handle = super().create_task_handler(*args, **kwargs)

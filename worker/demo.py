@@ -62,9 +62,11 @@ def run(*, keep: bool) -> int:
     crew: foreman.Foreman | None = None
     stage: Stage | None = None
     previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(4))
+    alone = contextlib.ExitStack()
     try:
         platform.prepare(stack, say=out.note)
         if foreman.running_foreman(stack) is None:
+            alone.enter_context(foreman.only_one(stack))
             port = foreman.free_port(None) if keep else None
             crew = foreman.Foreman(stack, flower_port=port)
             crew.start()
@@ -86,6 +88,7 @@ def run(*, keep: bool) -> int:
 
             connection.dispose()
             stack.stop()
+        alone.close()
     return code
 
 

@@ -74,7 +74,7 @@ class Stack:
 
     def start(self) -> None:
         """Start what does not run yet. Raises Unavailable, with the log's last line, when a server will not start."""
-        self._make_folders()
+        self.make_folders()
         with self._locked():
             self.postgres.start()
             self.valkey.start()
@@ -95,7 +95,8 @@ class Stack:
         self.stop()
         shutil.rmtree(self.data_dir, ignore_errors=True)
 
-    def _make_folders(self) -> None:
+    def make_folders(self) -> None:
+        """Make what is missing. Raises SettingsError, Refused."""
         as_root = os.geteuid() == 0
         try:
             self.data_dir.mkdir(mode=0o711 if as_root else 0o700, parents=True, exist_ok=True)

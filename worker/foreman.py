@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
-from db.errors import Conflict, Unavailable
+import structlog
+
+from db.errors import Conflict, OpsError, Unavailable
 from db.ledger import is_gone, process_key
 from db.settings import SECRETS, get_settings
 from tasks.supervisor import now
 from worker.devstack import Stack
 
+log = structlog.get_logger()
+
 FLOWER_PORTS = range(5555, 5575)
 #: After a process has died: the pause before it is started again, doubled each time, and forgotten once it has lived
 #: for a minute.
 FIRST_PAUSE, LONGEST_PAUSE, FORGET_SECONDS = 1.0, 30.0, 60.0
+#: Between two tries to start a server that has died.
+SERVERS_PAUSE = 5.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -51,7 +59,7 @@ class Foreman:
         self.stack = stack
         self.flower_port = flower_port
         self.members = [self._member(name, *arguments) for name, arguments in self._plan()]
-        self._key_file = stack.data_dir / "up.pid"
+        self._servers_at = 0.0
 
     def _plan(self) -> Iterable[tuple[str, list[str]]]:
         worker = ["worker", "--loglevel=INFO", "--without-mingle", "--without-gossip"]
@@ -66,16 +74,16 @@ class Foreman:
         return Member(name, list(arguments), self.stack.log_dir / f"{name}.log")
 
     def start(self) -> None:
-        """Start every process. Raises Conflict when another foreman runs them."""
-        other = running_foreman(self.stack)
-        if other is not None:
-            raise Conflict(f"the platform runs already (process {other})", hint="ops status, or ops down")
-        self._key_file.write_text(process_key(os.getpid()))
+        """Start every process."""
         for member in self.members:
             self._start(member)
 
     def look(self) -> None:
-        """Start again what has died."""
+        """Start again what has died: the servers, then the processes."""
+        try:
+            self._look_at_servers()
+        except (OpsError, OSError) as error:
+            log.warning("server_not_started", error=str(error))
         for member in self.members:
             if member.is_alive:
                 if member.deaths and now() - member.started_at > FORGET_SECONDS:
@@ -85,7 +93,17 @@ class Foreman:
                 member.deaths += 1
                 member.again_at = now() + pause
             elif now() >= member.again_at:
-                self._start(member)
+                try:
+                    self._start(member)
+                except OSError as error:  # no room for its log, no process left: the others run on
+                    log.warning("process_not_started", name=member.name, error=str(error))
+
+    def _look_at_servers(self) -> None:
+        if now() < self._servers_at or (self.stack.postgres.pid is not None and self.stack.valkey.pid is not None):
+            return
+        self._servers_at = now() + SERVERS_PAUSE
+        self.stack.start()
+        log.info("servers_started")
 
     def stop(self) -> None:
         """Ask all to end, wait as long as a worker grants its jobs, then make them end."""
@@ -101,7 +119,6 @@ class Foreman:
             if member.is_alive:
                 member.process.kill()
                 member.process.wait()
-        self._key_file.unlink(missing_ok=True)
 
     def _start(self, member: Member) -> None:
         member.again_at = 0.0
@@ -116,6 +133,32 @@ class Foreman:
                 start_new_session=True,  # Ctrl-C is for us; we end them in order
                 preexec_fn=_end_with_parent,
             )
+
+
+@contextlib.contextmanager
+def only_one(stack: Stack) -> Iterator[None]:
+    """While inside, this process alone runs the platform of this data folder. Raises Conflict when another does."""
+    stack.make_folders()
+    with (stack.data_dir / "up.pid").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            other = running_foreman(stack)
+            raise Conflict(
+                f"the platform runs already (process {other or 'unknown'})", hint="ops status, or ops down"
+            ) from None
+        _write(file, process_key(os.getpid()))
+        try:
+            yield
+        finally:
+            _write(file, "")
+
+
+def _write(file: TextIO, text: str) -> None:
+    file.seek(0)
+    file.truncate()
+    file.write(text)
+    file.flush()
 
 
 def environment(stack: Stack) -> dict[str, str]:

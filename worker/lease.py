@@ -85,6 +85,11 @@ class HeldJob:
             "job": str(self.id), "attempt": self.attempt, "token": str(self.token),
         }  # fmt: skip
 
+    @property
+    def is_overdue(self) -> bool:
+        """True when its lease will soon be renewed no more: say how it ended while that counts."""
+        return now() > self.timeout_end + OVERTIME_SECONDS / 2
+
     def begin(self, *, supervisor_pid: int | None = None) -> None:
         """The last write before the effect starts. Raises NotBegun: then start nothing.
 

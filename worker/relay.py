@@ -14,7 +14,7 @@ from uuid import uuid4
 import psycopg
 import structlog
 
-from db.connection import open_ledger
+from db.connection import is_outage, open_ledger
 from db.ledger import Bell, host_key, is_gone
 from tasks.supervisor import now
 from worker.board import board
@@ -76,24 +76,23 @@ class Relay:
                 return
 
     def tick(self) -> None:
-        """One round. What fails is logged and tried again in the next."""
-        try:
-            self._look()
-            self._relay()
-            self._say_alive()
-            if now() - self._reported_at >= REPORT_EVERY_SECONDS:
-                self._report_dropped()
-        except psycopg.Error as error:
-            if not self._is_away:
-                log.warning("database_away", during="relay", error=f"{type(error).__name__}: {error}"[:200])
-            self._is_away = True
-        except Exception:
-            # This thread must not die of anything: without it, lost doorbells stay lost.
-            log.exception("relay_failed")
-        else:
-            if self._is_away:
-                log.info("database_back", during="relay")
-            self._is_away = False
+        """One round. What fails is logged and tried again in the next, and keeps nothing else from its turn, unless
+        there is no database at all."""
+        was_away, self._is_away = self._is_away, False
+        for step in (self._look, self._relay, self._say_alive, self._report_dropped):
+            try:
+                step()
+            except psycopg.Error as error:
+                if not (was_away or self._is_away):
+                    log.warning("database_away", during="relay", error=f"{type(error).__name__}: {error}"[:200])
+                self._is_away = True
+                if isinstance(error, psycopg.OperationalError) and is_outage(error):
+                    break
+            except Exception:
+                # This thread must not die of anything: without it, lost doorbells stay lost.
+                log.exception("relay_failed")
+        if was_away and not self._is_away:
+            log.info("database_back", during="relay")
 
     def _look(self) -> None:
         held = self._ledger.held_here(host_key())
@@ -132,6 +131,8 @@ class Relay:
 
     def _report_dropped(self) -> None:
         """One entry per worker, reason and minute, with a count: a flood of junk does not flood the trail."""
+        if now() - self._reported_at < REPORT_EVERY_SECONDS and not self._stop.is_set():
+            return
         self._reported_at = now()
         for reason, count in board.take_counts().items():
             self._ledger.audit("message.dropped", "message", reason, {"count": count}, self.name)

@@ -558,9 +558,10 @@ CREATE FUNCTION ops_tick_due(p_name text, p_every interval) RETURNS boolean
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
   INSERT INTO ticks (name) VALUES (p_name) ON CONFLICT DO NOTHING;
-  -- A little early is due: two beats of one interval drift.
+  -- A little early is due: two beats of one interval drift. A time to come is one of before the clock was set back.
   UPDATE ticks SET last_run_at = clock_timestamp()
-  WHERE name = p_name AND (last_run_at IS NULL OR last_run_at <= clock_timestamp() - p_every * 0.9);
+  WHERE name = p_name AND (last_run_at IS NULL OR last_run_at <= clock_timestamp() - p_every * 0.9
+    OR last_run_at > clock_timestamp() + p_every);
   RETURN FOUND;
 END $$;
 

@@ -137,3 +137,11 @@ def test_statements_waits_and_idle_transactions_are_bounded(database: Database):
     assert shown == {
         "statement_timeout": "7s", "lock_timeout": "3s", "idle_in_transaction_session_timeout": "1min"
     }  # fmt: skip
+
+
+def test_a_host_that_is_gone_without_a_word_is_noticed_within_seconds(database):
+    """Else a worker waits for an answer for hours, and says how its deployment ended when nobody counts on it."""
+    with connection.get_engine().connect() as pooled:
+        asked = pooled.connection.dbapi_connection.info.get_parameters()
+    assert int(asked["keepalives_idle"]) + int(asked["keepalives_interval"]) * int(asked["keepalives_count"]) < 30
+    assert int(asked["tcp_user_timeout"]) < 30_000

@@ -185,6 +185,63 @@ def test_output_does_not_hold_up_a_worker_that_is_to_end(session, deployment, da
     assert stored(session) == []
 
 
+@contextmanager
+def full_disk(database: Database, table: str) -> Iterator[Callable[[], None]]:
+    """What is written to this table finds no room, until the function that this gives is called."""
+    with database.connect("ops_owner") as owner:
+        owner.execute(
+            """CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE 'could not extend file: No space left on device' USING ERRCODE = '53100'; END $$"""
+        )
+        owner.execute(f"CREATE TRIGGER no_room BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION no_room()")
+        yield lambda: owner.execute(f"DROP TRIGGER no_room ON {table}")
+
+
+def test_output_that_finds_no_room_is_said_with_the_outcome_and_not_half_written(
+    session, deployment, database, monkeypatch
+):
+    monkeypatch.setattr(task, "CLOSE_SECONDS", 0.05)
+    monkeypatch.setattr(task, "FLUSH_SECONDS", 0.01)
+    output = Output(deployment.id, 1, NOBODY)
+    with full_disk(database, "deployment_logs"):
+        output.add("stdout", "one\n")
+        output.flush(now=True)
+        output.add("stderr", "two\n")
+        output.close()
+    assert stored(session) == []
+    said = "a part of the output could not be written (DiskFull)"
+    assert conclude({"outcome": "ok"}, {}, NOBODY, output.note) == {"message": said}
+    with pytest.raises(Ended, match="exited with 3; a part of the output could not be written"):
+        conclude({"outcome": "failed", "message": "exited with 3"}, {"why": "exit"}, NOBODY, output.note)
+
+
+def test_output_is_complete_and_in_order_when_there_is_room_again(session, deployment, database):
+    output = Output(deployment.id, 1, NOBODY)
+    output.add("stdout", "one\n")
+    with full_disk(database, "deployment_logs") as make_room:
+        output.flush(now=True)
+        output.add("stderr", "two\n")
+        make_room()
+        output.close()
+    assert stored(session) == [("stdout", "one\n"), ("stderr", "two\n")]
+    assert output.note == ""
+
+
+def test_output_waits_for_a_database_that_is_read_only_for_now(session, deployment, database):
+    """As after a failover, or when a provider puts the brake on."""
+    output = Output(deployment.id, 1, NOBODY)
+    output.add("stdout", "one\n")
+    with database.connect("postgres") as root:
+        for setting in ("SET default_transaction_read_only = on", "RESET default_transaction_read_only"):
+            assert stored(session) == []
+            session.rollback()
+            root.execute(f"ALTER DATABASE {database.name} {setting}")
+            root.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'ops_app'")
+            output.flush(now=True)
+    assert stored(session) == [("stdout", "one\n")]
+    assert output.note == ""
+
+
 def test_the_output_of_a_deployment_that_is_gone_is_dropped(session, deployment):
     session.execute(text(f"DELETE FROM {SCHEMA}.deployments"))
     session.commit()

@@ -213,6 +213,33 @@ def test_a_supervisor_that_is_stuck_is_killed_with_what_it_started(run, monkeypa
     gone(driver)
 
 
+def stopped(run, **ends: Any) -> tuple[Run, int]:
+    """A run whose supervisor somebody has stopped, e.g. with a debugger; and its driver."""
+    heard = run(TICK, **ends).start()
+    driver = int(heard.until("up ").split()[1])
+    os.kill(heard.effect.pid, signal.SIGSTOP)
+    return heard, driver
+
+
+def test_a_supervisor_that_is_stopped_fences_nothing_so_the_worker_does(run, monkeypatch):
+    """The driver is dead before the next holder of its key may start."""
+    monkeypatch.setattr(effects, "LATE_SECONDS", 0.2)
+    heard, driver = stopped(run)
+    heard.effect.renew(now() + 0.1)
+    next(event for event in heard._events if psutil.Process(driver).status() == psutil.STATUS_ZOMBIE)
+    os.kill(heard.effect.pid, signal.SIGCONT)
+    assert heard.finish() == last("exit", -9)
+
+
+def test_a_supervisor_that_is_stopped_and_does_not_come_back_is_killed(run, monkeypatch):
+    monkeypatch.setattr(effects, "GONE_SECONDS", 0.5)
+    monkeypatch.setattr(effects, "LATE_SECONDS", 0.2)
+    heard, driver = stopped(run, grace=0.1)
+    heard.effect.stop("cancelled")
+    assert heard.finish() == last("supervisor died", None)
+    gone(driver)
+
+
 def test_telling_a_supervisor_that_is_gone_is_no_error(run):
     heard = run("end('ok')").start()
     heard.finish()

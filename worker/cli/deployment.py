@@ -81,7 +81,9 @@ def show(number: Number) -> None:
 
     with acting.session(write=False) as (session, _):
         found = _require(session, deployment_id(number))
-        shown = view(found) | {"waits": waiting.why(session, found.job) if found.job else None}
+        shown = view(found) | {
+            "message": remark(found), "waits": waiting.why(session, found.job) if found.job else None,
+        }  # fmt: skip
     if out.json:
         out.record(shown)
     else:
@@ -157,6 +159,12 @@ def view(deployment: Deployment) -> dict[str, Any]:
         "finished_at": deployment.finished_at,
         "took": took,
     }
+
+
+def remark(deployment: Deployment) -> str | None:
+    """What there is to say of a success, e.g. that a part of its output could not be written; its job is loaded."""
+    result = deployment.job.result if deployment.job is not None else None
+    return result.get("message") if isinstance(result, dict) else None
 
 
 def _require(session: Any, key: int) -> Deployment:

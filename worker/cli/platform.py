@@ -44,6 +44,12 @@ def up(*, detach: bool, port: int | None, view: bool) -> int:
     for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(each, _raise_stop)
     port = foreman.free_port(port)
+    with contextlib.suppress(_Stop), foreman.only_one(stack):
+        _up(stack, port, view=view)
+    return 0
+
+
+def _up(stack: Stack, port: int, *, view: bool) -> None:
     crew: foreman.Foreman | None = None
     try:
         prepare(stack, say=out.note)
@@ -58,14 +64,15 @@ def up(*, detach: bool, port: int | None, view: bool) -> int:
     finally:
         for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(each, signal.SIG_IGN)
-        out.note("stopping: workers finish or give back what they hold")
+        with contextlib.suppress(OSError):  # the terminal may be gone, or its file's disk be full
+            out.note("stopping: workers finish or give back what they hold")
         (stack.data_dir / READY).unlink(missing_ok=True)
         if crew is not None:
             crew.stop()
         _let_go_of_database()
         stack.stop()
-        out.note("stopped; data stays in " + str(stack.data_dir))
-    return 0
+        with contextlib.suppress(OSError):
+            out.note("stopped; data stays in " + str(stack.data_dir))
 
 
 def prepare(stack: Stack, say: Any) -> None:
@@ -155,10 +162,11 @@ def _wait_until_ready(crew: foreman.Foreman, port: int) -> None:
     while True:
         with get_db_session() as session:
             seen = {each.pid for each in StatsRepository(session).processes()}
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            if wanted <= seen:
-                return
         dead = [member for member in crew.members if not member.is_alive]
+        # One that died on its port listens no less than another program that has taken it.
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            if wanted <= seen and not dead:
+                return
         if dead or time.monotonic() > end:
             late = dead or [m for m in crew.members if m.process is not None and m.process.pid not in seen]
             names = ", ".join(member.name for member in late) or "Flower"

@@ -68,6 +68,9 @@ def _broker() -> dict[str, Any]:
         from worker.config import QUEUES
 
         found["depths"] = {queue: int(channel._size(queue)) for queue in QUEUES} if hasattr(channel, "_size") else None
+        if hasattr(channel, "client"):
+            # A replica, or a broker that is out of memory or disk, answers and takes nothing.
+            channel.client.set("ops.status", "", px=1)
         found["answers"] = True
         connection.release()
     except Exception as error:  # noqa: BLE001

@@ -13,7 +13,7 @@ from db.models import AuditLog, Job
 from db.repositories import AuditLogRepository, DeploymentRepository, JobRepository
 from db.services import waiting
 from worker.cli import audit
-from worker.cli.deployment import view
+from worker.cli.deployment import remark, view
 from worker.cli.output import out, when
 
 
@@ -33,7 +33,7 @@ def tell(text: str) -> None:
             found = DeploymentRepository(session).get_with_relations(int(key))
             if found is None:
                 raise NotFound(f"there is no deployment {key}", hint="ops deployment list")
-            head = {"type": kind} | view(found)
+            head = {"type": kind} | view(found) | {"message": remark(found)}
             job = found.job
             # Every attempt's job, also of retries before the last: its entries name it.
             tasks = select(AuditLog.task_id).where(

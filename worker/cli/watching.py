@@ -16,6 +16,7 @@ from db.models import Deployment, DeploymentLog
 from db.repositories import DeploymentLogRepository, DeploymentRepository
 from db.services import waiting
 from db.states import DeploymentStatus
+from worker.cli.deployment import remark
 from worker.cli.output import duration, out, safe
 
 POLL_SECONDS = 0.3
@@ -38,6 +39,7 @@ class Look:
     took: float | None
     waits: str | None
     chunks: list[DeploymentLog] = field(default_factory=list)
+    remark: str | None = None
 
 
 def look(key: int, cursor: int) -> Look:
@@ -49,7 +51,9 @@ def look(key: int, cursor: int) -> Look:
         # After the status: what was printed before the end is there, then.
         chunks = list(DeploymentLogRepository(session).after(key, cursor))
         waits = waiting.why(session, deployment.job) if deployment.job else None
-        return Look(deployment.status, deployment.error_message, _took(deployment), waits, chunks)
+        return Look(
+            deployment.status, deployment.error_message, _took(deployment), waits, chunks, remark(deployment)
+        )  # fmt: skip
 
 
 def watch(key: int, timeout: float | None = None) -> int:
@@ -134,7 +138,7 @@ class Follower:
             return
         took = f" after {duration(seen.took)}" if seen.took is not None else ""
         style = "bold green" if seen.status is DeploymentStatus.SUCCESS else "bold red"
-        why = f": {seen.error}" if seen.error else ""
+        why = f": {said}" if (said := seen.error or seen.remark) else ""
         out.line(f"deployment {self.key}: {seen.status}{took}{why}", style=style)
         for line in next_steps(self.key, seen.status):
             out.line(line)

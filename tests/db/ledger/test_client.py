@@ -172,6 +172,17 @@ def test_a_process_is_gone_when_it_has_ended_or_its_number_has_another_owner():
     assert is_gone(f"{os.getpid()}:1")
 
 
+def test_a_process_that_is_hidden_from_us_is_not_gone(monkeypatch):
+    """Another user's, where `/proc` shows only one's own (hidepid): taken for dead, its job would start again."""
+    monkeypatch.setattr("db.ledger._start_ticks", lambda _pid: None)
+
+    def refuse(_pid, _signal):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refuse)
+    assert not is_gone("4711:1")
+
+
 def test_processes_of_one_kernel_have_one_host_key():
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(host_key).result() == host_key()

@@ -34,6 +34,12 @@ def entries(jobs, name: str) -> list[tuple]:
     return jobs.owner.execute(query, [name]).fetchall()
 
 
+def test_a_clock_that_is_set_back_stops_no_tick(jobs, name):
+    is_due(jobs, name)
+    jobs.owner.execute("UPDATE ticks SET last_run_at = now() + interval '1 hour' WHERE name = %s", [name])
+    assert [is_due(jobs, name) for _ in range(2)] == [True, False]
+
+
 def test_a_tick_is_due_for_one_caller_per_interval(jobs, name):
     assert [is_due(jobs, name) for _ in range(3)] == [True, False, False]
 
