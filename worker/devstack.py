@@ -74,7 +74,7 @@ class Stack:
 
     def start(self) -> None:
         """Start what does not run yet. Raises Unavailable, with the log's last line, when a server will not start."""
-        self._make_folders()
+        self.make_folders()
         with self._locked():
             self.postgres.start()
             self.valkey.start()
@@ -95,14 +95,19 @@ class Stack:
         self.stop()
         shutil.rmtree(self.data_dir, ignore_errors=True)
 
-    def _make_folders(self) -> None:
+    def make_folders(self) -> None:
+        """Raises SettingsError where nothing can be written, Refused where somebody else has been."""
         as_root = os.geteuid() == 0
         try:
             self.data_dir.mkdir(mode=0o711 if as_root else 0o700, parents=True, exist_ok=True)
             self.log_dir.mkdir(mode=0o700, exist_ok=True)
-            (self.data_dir / ".gitignore").write_text("*\n")
+            ignore = self.data_dir / ".gitignore"
+            ignore.write_text("*\n")
+            ignore.chmod(0o600)
         except OSError as error:
-            raise SettingsError(f"cannot write to {self.data_dir}: {error.strerror}") from None
+            raise SettingsError(
+                f"cannot write to {self.data_dir}: {error.strerror}", hint="OPS_DATA_DIR=/another/folder ops ..."
+            ) from None
         run = self.run_dir
         run.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = run.lstat()
@@ -114,9 +119,14 @@ class Stack:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        with (self.data_dir / "lock").open("w") as lock:
+        # Mode 0600: whoever can open it, even for reading, can hold it.
+        lock = os.open(self.data_dir / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            os.fchmod(lock, 0o600)
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+        finally:
+            os.close(lock)
 
     def _write_env(self) -> None:
         """Addresses as they are now; secrets as they were made the first time."""
