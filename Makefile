@@ -8,6 +8,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 OPS = "$(BIN)/ops"
+INSTALL = command -v "$(PYTHON)" >/dev/null || { \
+	echo "error: there is no $(PYTHON); install Python 3.11 or newer (with venv), or name one: make PYTHON=..." >&2; \
+	exit 2; }; "$(PYTHON)" .ci/install.py "$(VENV)"
+# Programs of a virtual environment name the folder that it was made in: in a clone that was moved or copied they are
+# missing, or those of the other one.
+MOVED := $(shell test ! -e "$(VENV)/.installed" || test "$$(cat "$(VENV)/.installed")" = "$$(pwd -P)" || echo moved)
 # Most tests wait for processes of their own, so several run at once; those that share a worker stay together.
 AT_ONCE = -n 4 --dist loadgroup
 # Tests bring their own servers and settings.
@@ -20,10 +26,10 @@ help: ## Show this help
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/.installed ## Deploy for real, break it, watch it recover (KEEP=1 keeps it running)
-	@$(OPS) demo $(if $(KEEP),--keep)
+	@exec $(OPS) demo $(if $(KEEP),--keep)
 
 up: $(VENV)/.installed ## Run the whole platform in this terminal (Ctrl-C stops it)
-	@$(OPS) up
+	@exec $(OPS) up
 
 down: $(VENV)/.installed ## Stop what `ops up --detach` started
 	@$(OPS) down
@@ -58,10 +64,14 @@ env: $(VENV)/.installed ## Write .env with fresh secrets; overwrites nothing
 clean: ## Remove the virtual environment and caches; data in .ops stays
 	@rm -rf "$(VENV)" .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
-$(VENV)/.installed: requirements-embedded.txt pyproject.toml
-	@"$(PYTHON)" .ci/install.py "$(VENV)" requirements-embedded.txt
-	@touch "$@"
+$(VENV)/.installed: requirements-embedded.txt pyproject.toml $(MOVED)
+	@$(INSTALL) requirements-embedded.txt
+	@echo "$$(pwd -P)" > "$@"
 
-$(VENV)/.installed-dev: requirements-dev.txt pyproject.toml
-	@"$(PYTHON)" .ci/install.py "$(VENV)" requirements-dev.txt
-	@touch "$@" "$(VENV)/.installed"
+$(VENV)/.installed-dev: requirements-dev.txt pyproject.toml $(MOVED)
+	@$(INSTALL) requirements-dev.txt
+	@echo "$$(pwd -P)" > "$@"
+	@echo "$$(pwd -P)" > "$(VENV)/.installed"
+
+.PHONY: moved
+moved:

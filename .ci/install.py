@@ -44,11 +44,15 @@ def main(venv, requirements):
 
 
 def usable(python):
-    """False also for an environment that was moved or whose Python is gone."""
-    if not os.path.exists(python):
+    """False also for an environment that was moved or copied (its programs name its old folder), or whose Python is
+    gone."""
+    pip = os.path.join(os.path.dirname(python), "pip")
+    try:
+        done = subprocess.run([pip, "--version"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    except OSError:
         return False
-    done = subprocess.run([python, "-m", "pip", "--version"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    return done.returncode == 0
+    home = os.path.realpath(os.path.dirname(os.path.dirname(python)))
+    return done.returncode == 0 and (" from " + home + os.sep) in os.fsdecode(done.stdout)
 
 
 def run(command, failure):

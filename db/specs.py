@@ -64,23 +64,35 @@ def _not_ours(value: str) -> str:
     return value
 
 
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+_VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"
+_SERVICE_KEY = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}/[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+_VERSION = r"^[A-Za-z0-9][A-Za-z0-9._+:@/-]{0,199}$"
+_EMAIL = r"^[^@\s\x00-\x1f]{1,64}@[^@\s\x00-\x1f]{1,255}$"
+#: What fits, for people: a pattern tells them nothing.
+_FITS = {
+    _NAME: "a name is up to 63 letters, digits and . _ -, and begins with a letter or digit",
+    _VARIABLE: "a variable's name is up to 128 letters, digits and _, and does not begin with a digit",
+    _SERVICE_KEY: "a secret is named SERVICE/NAME, for example aws/access_key",
+    _VERSION: "a version is up to 200 letters, digits and . _ + : @ / -, and begins with a letter or digit",
+    _EMAIL: "an e-mail address is needed, for example alice@example.com",
+}
+
 #: A name people give: starts with a letter or digit, no spaces, 63 characters at most.
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+Name = Annotated[str, StringConstraints(pattern=_NAME)]
 #: One word of an argv.
 Word = Annotated[str, Field(max_length=8192), AfterValidator(_no_nul)]
 Argv = Annotated[list[Word], Field(min_length=1, max_length=256)]
 #: The name of an environment variable; names starting with OPS_ are the platform's.
-Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"), AfterValidator(_not_ours)]
+Variable = Annotated[str, StringConstraints(pattern=_VARIABLE), AfterValidator(_not_ours)]
 Value = Annotated[str, Field(max_length=32_768), AfterValidator(_no_nul)]
 #: A secret's name: service/key.
-SecretName = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}/[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
-]
+SecretName = Annotated[str, StringConstraints(pattern=_SERVICE_KEY)]
 Url = Annotated[str, Field(max_length=2048), AfterValidator(_printable), AfterValidator(_http_url)]
 AbsolutePath = Annotated[str, Field(max_length=4096), AfterValidator(_no_nul), AfterValidator(_absolute)]
 Line = Annotated[str, Field(max_length=500), AfterValidator(_printable)]
 #: What is deployed: reaches a command as OPS_VERSION, often as a part of a path, so no part of it may be ``..``.
-Version = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+:@/-]{0,199}$")]
+Version = Annotated[str, StringConstraints(pattern=_VERSION)]
 
 
 class _Spec(BaseModel):
@@ -159,7 +171,7 @@ class InfrastructureSpec(_Spec):
 
 class UserSpec(_Spec):
     username: Name
-    email: Annotated[str, StringConstraints(pattern=r"^[^@\s\x00-\x1f]{1,64}@[^@\s\x00-\x1f]{1,255}$")]
+    email: Annotated[str, StringConstraints(pattern=_EMAIL)]
 
 
 class SecretSpec(_Spec):
@@ -186,7 +198,7 @@ def check(model: type[M], values: dict[str, Any], where: str = "") -> M:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        first = error.errors(include_url=False, include_input=False)[0]
         path = ".".join(str(part) for part in ((where,) if where else ()) + tuple(first["loc"]) if part != "[key]")
-        message = first["msg"].removeprefix("Value error, ")
+        message = _FITS.get(first.get("ctx", {}).get("pattern", ""), first["msg"].removeprefix("Value error, "))
         raise InvalidInput(f"{path}: {message}" if path else message) from None

@@ -73,7 +73,7 @@ def run(*, keep: bool) -> int:
         stage = _set_up(stack.data_dir / "demo", crew)
         rows = _play(stage, crew)
         code = _report(rows, stage)
-        _next(stack, keep=keep, crew=crew)
+        _next(stack, rows[2], keep=keep, crew=crew)
         if keep and crew is not None:
             _stay(crew)
     finally:
@@ -225,12 +225,12 @@ def _report(numbers: list[int], stage: Stage) -> int:
     return verdict(total, as_expected=good and serves)
 
 
-def _next(stack: Stack, *, keep: bool, crew: foreman.Foreman | None) -> None:
+def _next(stack: Stack, killed: int, *, keep: bool, crew: foreman.Foreman | None) -> None:
     out.line()
     running = keep or crew is None
     first = "ops status" if running else "ops up              # the same platform, to play with (make up)"
     out.line("next: " + first)
-    out.line("      ops show 3          # the whole story of a deployment" if running
+    out.line(f"      ops show {killed:<10} # the whole story of a deployment" if running
              else "      ops status          # while it runs: what works, waits and fails")  # fmt: skip
     out.line("      ops deploy hello v1 --to demo")
     if keep and crew is not None and crew.flower_port is not None:

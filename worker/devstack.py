@@ -96,14 +96,18 @@ class Stack:
         shutil.rmtree(self.data_dir, ignore_errors=True)
 
     def make_folders(self) -> None:
-        """Make what is missing. Raises SettingsError, Refused."""
+        """Raises SettingsError where nothing can be written, Refused where somebody else has been."""
         as_root = os.geteuid() == 0
         try:
             self.data_dir.mkdir(mode=0o711 if as_root else 0o700, parents=True, exist_ok=True)
             self.log_dir.mkdir(mode=0o700, exist_ok=True)
-            (self.data_dir / ".gitignore").write_text("*\n")
+            ignore = self.data_dir / ".gitignore"
+            ignore.write_text("*\n")
+            ignore.chmod(0o600)
         except OSError as error:
-            raise SettingsError(f"cannot write to {self.data_dir}: {error.strerror}") from None
+            raise SettingsError(
+                f"cannot write to {self.data_dir}: {error.strerror}", hint="OPS_DATA_DIR=/another/folder ops ..."
+            ) from None
         run = self.run_dir
         run.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = run.lstat()
@@ -115,9 +119,14 @@ class Stack:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        with (self.data_dir / "lock").open("w") as lock:
+        # Mode 0600: whoever can open it, even for reading, can hold it.
+        lock = os.open(self.data_dir / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            os.fchmod(lock, 0o600)
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+        finally:
+            os.close(lock)
 
     def _write_env(self) -> None:
         """Addresses as they are now; secrets as they were made the first time."""

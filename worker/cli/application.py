@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -37,17 +38,22 @@ def add(
     abort: Abort = None, shell: Shell = None, timeout: Timeout = None, health_attempts: Attempts = None,
     health_interval: Interval = None,
 ) -> None:  # fmt: skip
-    """Register an application."""
+    """Register an application. A command such as ./deploy.sh runs in this folder, unless --dir names another."""
+    from db.errors import InvalidInput
     from db.services import applications
 
-    values = _fields(command, directory, health_url, description)
+    if not command:
+        raise InvalidInput("the command is missing; it comes last, after --", hint=f"ops app add {name} -- ./deploy.sh")
+    values = _fields(command, directory or _folder_of(command), health_url, description)
     values["configuration"] = _configuration(
         {}, env, secret, promote, abort, shell, timeout, health_attempts, health_interval
     )
     with acting.session(action="ops app add") as (session, user):
         made = applications.register(session, actor=user, name=name, **values)
         shown = view(made)
-    out.result(shown, f"application {made.name} is registered", f"next: ops deploy {made.name} VERSION --to INFRA")
+    where = f"; it runs in {made.working_directory}" if made.working_directory else ""
+    line = f"application {made.name} is registered{where}"
+    out.result(shown, line, f"next: ops deploy {made.name} VERSION --to INFRA")
 
 
 @app.command("list")
@@ -86,15 +92,19 @@ def edit(
     health_interval: Interval = None,
 ) -> None:  # fmt: skip
     """Change what is named; an empty value removes it (--env NAME= sets an empty one)."""
+    from db.errors import InvalidInput
     from db.repositories import ApplicationRepository
     from db.services import applications
 
+    named = (env, secret, promote, abort, shell, timeout, health_attempts, health_interval)
+    if not command and all(value is None for value in (directory, health_url, description, *named)):
+        raise InvalidInput("nothing to change is named", hint="ops app edit --help")
     with acting.session(action="ops app edit") as (session, user):
         found = ApplicationRepository(session).require_by_name(name)
+        if directory is None and found.working_directory is None:
+            directory = _folder_of(command)
         values = _fields(command, directory, health_url, description)
-        values["configuration"] = _configuration(
-            found.configuration, env, secret, promote, abort, shell, timeout, health_attempts, health_interval
-        )
+        values["configuration"] = _configuration(found.configuration, *named)
         edited = applications.edit(session, application=found, actor=user, **values)
         shown = view(edited)
     out.result(shown, f"application {name} is changed; deployments asked for from now on use it")
@@ -132,6 +142,12 @@ def _fields(
     given = {"working_directory": directory, "health_check_url": health_url, "description": description}
     values: dict[str, Any] = {name: value or None for name, value in given.items() if value is not None}
     return values | ({"command": command} if command else {})
+
+
+def _folder_of(command: list[str] | None) -> str | None:
+    """Where a relative path such as ``./deploy.sh`` means something: here. Workers run elsewhere."""
+    relative = command and "/" in command[0] and not command[0].startswith("/")
+    return str(Path.cwd()) if relative else None
 
 
 def _configuration(

@@ -38,10 +38,11 @@ def search(
     from db.repositories import AuditLogRepository
     from worker.cli.ids import job_id
 
+    job = None if task is None else job_id(task)
     with acting.session(write=False) as (session, _):
         page = AuditLogRepository(session).search(
-            resource=resource, actor=actor, action=action, task_id=job_id(task) if task else None, changed=changed,
-            to=to, since=moment(since, "--since"), until=moment(until, "--until"), limit=limit, before=before,
+            resource=resource, actor=actor, action=action, task_id=job, changed=changed, to=to,
+            since=moment(since, "--since"), until=moment(until, "--until"), limit=limit, before=before,
         )  # fmt: skip
     items = [view(entry) for entry in page.items]
     if out.json:
@@ -82,10 +83,10 @@ def moment(text: str | None, option: str) -> datetime | None:
     if text is None:
         return None
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-    if text[:-1].isdigit() and text[-1:] in units and len(text) < 8:
-        return datetime.now(UTC) - timedelta(seconds=int(text[:-1]) * units[text[-1]])
     try:
+        if text[:-1].isdigit() and text[-1:] in units and len(text) < 8:
+            return datetime.now(UTC) - timedelta(seconds=int(text[:-1]) * units[text[-1]])
         parsed = datetime.fromisoformat(text)
-    except ValueError:
+        return parsed if parsed.tzinfo else parsed.astimezone()
+    except (ValueError, OverflowError):
         raise InvalidInput(f"{option}: {text[:40]!r} is no time; write 30m, 12h, 7d or 2026-11-23T15:00") from None
-    return parsed if parsed.tzinfo else parsed.astimezone()

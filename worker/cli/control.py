@@ -25,7 +25,9 @@ def status() -> None:
 
 def up(
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Run in the background; `ops down` stops it.")] = False,
-    port: Annotated[int | None, typer.Option(help="Flower's port (5555, or the next free one).")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Flower's port (5555, or the next free one).")
+    ] = None,
     view: Annotated[bool, typer.Option(hidden=True)] = True,
 ) -> None:
     """Run the whole platform here: servers, workers, beats, Flower. Ctrl-C stops it. Example: ops up --detach"""

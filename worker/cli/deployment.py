@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Deployments: what was put where, and what became of it.")
 
 Number = Annotated[str, typer.Argument(metavar="ID", help="The deployment's number.")]
-Wait = Annotated[float | None, typer.Option("--timeout", help="Seconds to watch at most; then exit code 124.")]
+Wait = Annotated[float | None, typer.Option("--timeout", min=0, help="Seconds to watch at most; then exit code 124.")]
 
 
 def register(root: typer.Typer) -> None:

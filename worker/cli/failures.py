@@ -6,7 +6,15 @@ import psycopg
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from db.connection import is_outage
-from db.errors import Conflict, DatabaseUnavailable, OpsError, PermissionDenied, SchemaOutOfDate, Unavailable
+from db.errors import (
+    Conflict,
+    DatabaseUnavailable,
+    InvalidInput,
+    OpsError,
+    PermissionDenied,
+    SchemaOutOfDate,
+    Unavailable,
+)
 
 
 def explain(error: BaseException) -> OpsError | None:
@@ -35,6 +43,8 @@ def _of_postgres(error: psycopg.Error) -> OpsError:
         return Unavailable(f"the database is out of resources: {first}")
     if state in ("57014", "55P03"):
         return Conflict(f"the database took too long: {first}")
+    if state[:2] == "22":
+        return InvalidInput(f"the database cannot hold this value: {first}")
     return Conflict(f"the database refused: {first}")
 
 

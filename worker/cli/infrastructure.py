@@ -71,9 +71,12 @@ def edit(
     env: Setting = None,
 ) -> None:  # fmt: skip
     """Change what is named."""
+    from db.errors import InvalidInput
     from db.repositories import InfrastructureRepository
     from db.services import infrastructure
 
+    if all(value is None for value in (provider, region, environment, driver, env)):
+        raise InvalidInput("nothing to change is named", hint="ops infra edit --help")
     with acting.session(action="ops infra edit") as (session, user):
         found = InfrastructureRepository(session).require_by_name(name)
         values = _fields(provider, region, environment, driver, env, found.settings)

@@ -83,7 +83,7 @@ class Output:
 
     def error(self, text: str, hint: str | None, code: int) -> None:
         """The end of a command that failed: one line, and one that says what to do."""
-        text = safe(text).replace("\n", " ")
+        text = _bounded(safe(text).replace("\n", " "))
         if self.json:
             sys.stderr.write(json.dumps({"error": text, "hint": hint, "exit_code": code}) + "\n")
             return
@@ -135,6 +135,11 @@ def safe(text: str, *, colours: bool = False) -> str:
         return _CONTROL.sub("", text)
     kept = _CONTROL.sub(lambda found: found.group() if _COLOUR.fullmatch(found.group()) else "", text)
     return kept + _PLAIN if "\x1b" in kept else kept  # what comes next is not the stranger's to paint, or to hide
+
+
+def _bounded(text: str) -> str:
+    """A value of ten thousand characters that was given must not bury what is said about it."""
+    return text if len(text) <= 800 else f"{text[:200]} ... {text[-400:]}"
 
 
 def show(value: Any) -> str:

@@ -39,6 +39,7 @@ def up(*, detach: bool, port: int | None, view: bool) -> int:
     other = foreman.running_foreman(stack)
     if other is not None:
         raise Conflict(f"the platform runs already (process {other})", hint="ops status, or ops down")
+    stack.make_folders()
     if detach:
         return _detach(stack, port)
     for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -92,6 +93,9 @@ def prepare(stack: Stack, say: Any) -> None:
 def down() -> None:
     """Stop the platform and its servers. Nothing running is fine, too."""
     stack = here()
+    if not stack.data_dir.is_dir():
+        out.result({"stopped": False}, f"nothing runs here; there is no {stack.data_dir}")
+        return
     stopped = foreman.stop_foreman(stack)
     was_up = stack.postgres.pid is not None or stack.valkey.pid is not None
     stack.stop()
@@ -118,8 +122,6 @@ def relay() -> None:
 def _detach(stack: Stack, port: int | None) -> int:
     """Start this very command in the background, and wait until it says that it is ready, or why not."""
     port = foreman.free_port(port)
-    stack.data_dir.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
-    stack.log_dir.mkdir(mode=0o700, exist_ok=True)
     log = stack.log_dir / "up.log"
     with log.open("wb") as output:
         process = subprocess.Popen(

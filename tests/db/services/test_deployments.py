@@ -13,7 +13,7 @@ from db.errors import Conflict, DecryptionError, InvalidInput, NotFound, Permiss
 from db.models import Deployment, Job
 from db.repositories import ApplicationRepository, AuditLogRepository, DeploymentRepository
 from db.service import DatabaseService
-from db.services import applications, deployments, infrastructure, secrets
+from db.services import applications, deployments, infrastructure, secrets, waiting
 from db.states import DEPLOYMENT_TRANSITIONS, DeploymentStatus, JobState
 from tests.conftest import SCHEMA
 from tests.db.services.conftest import encryption_key, one_line, rows
@@ -356,3 +356,11 @@ def test_the_end_of_a_job_that_retention_removed_leaves_its_deployment(session, 
     session.refresh(asked)
     assert (asked.status, asked.job_id) == (D.SUCCESS, None)
     assert session.scalars(select(Job)).all() == []
+
+
+def test_what_begins_while_somebody_looks_is_not_said_to_wait_for_itself(session, asked, run) -> None:
+    seen = session.get(Job, asked.job_id)
+    assert waiting.why(session, seen) == "no worker serves queue deployments"
+    run(asked, None)
+    assert seen.state is JobState.QUEUED, "as it was read"
+    assert waiting.why(session, seen) is None

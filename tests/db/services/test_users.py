@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from sqlalchemy.orm import Session
 
-from db import passwords
+from db import connection, passwords
 from db.connection import audit_context
 from db.errors import AlreadyExists, Conflict, InvalidInput, NotFound, PermissionDenied
 from db.models import User
@@ -190,3 +192,31 @@ def test_nobody_is_told_as_nobody(session):
     for key in (0, -1, 10**30):
         with pytest.raises(NotFound):
             UserRepository(session).require(key)
+
+
+def test_the_last_active_admin_cannot_be_disabled(session, person) -> None:
+    """Nobody could undo it: not even `ops db init`, whose admin would take the same address."""
+    first, second = person("first", "admin"), person("second", "admin")
+    users.set_active(session, user=second, active=False, actor=first)
+    with pytest.raises(Conflict, match=r"^first is the last active admin$"):
+        users.set_active(session, user=first, active=False, actor=first)
+    assert first.is_active
+    users.set_active(session, user=second, active=True, actor=first)
+    users.set_active(session, user=first, active=False, actor=second)
+
+
+def test_of_two_admins_who_disable_each_other_at_once_one_stays(database, session, person) -> None:
+    first, second = person("first", "admin"), person("second", "admin")
+    session.commit()
+    with ThreadPoolExecutor(1) as pool, Session(connection.get_engine()) as other:
+        connection.audit_context(other)
+        users.set_active(session, user=second, active=False)
+        attempt = pool.submit(lambda: users.set_active(other, user=other.merge(first), active=False))
+        with database.connect("postgres") as root:
+            waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            while not root.execute(waits).fetchone():
+                assert not attempt.done()
+        session.commit()
+        with pytest.raises(Conflict, match="last active admin"):
+            attempt.result(30)
+        other.rollback()

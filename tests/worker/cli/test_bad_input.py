@@ -55,6 +55,22 @@ def test_a_version_that_is_none_is_refused(ready: Ops, counts, version: str) -> 
         (["show", "what is this"], 2, "is no id"),
         (["show", "deployment:99"], 6, "there is no deployment 99"),
         (["show", "user:99999"], 6, "nothing is known"),
+        (["app", "list", "--before", "9" * 30], 2, "out of range"),
+        (["job", "list", "--before", "9" * 30], 2, "out of range"),
+        (["audit", "search", "--before", "9" * 30], 2, "out of range"),
+        (["audit", "search", "--since", "999999d"], 2, "is no time"),
+        (["audit", "search", "--since", "0001-01-01"], 2, "is no time"),
+        (["audit", "search", "--task", ""], 2, "no job's id"),
+        (["deploy", "web", "v1", "--to", "local", "--timeout", "-1"], 2, "--timeout"),
+        (["up", "--port", "99999"], 2, "--port"),
+        (["app", "edit", "web"], 2, "nothing to change is named"),
+        (["infra", "edit", "local"], 2, "nothing to change is named"),
+        (["app", "add", "x"], 2, "the command is missing; it comes last, after --"),
+        (["user", "disable", "ann"], 5, "ann is the last active admin"),
+        (["db", "upgrade", ""], 2, "no revision is named"),
+        (["db", "downgrade", "--yes", ""], 2, "no revision is named"),
+        (["db", "sql", ""], 2, "no revision is named"),
+        (["db", "revision", "-m", " "], 2, "needs a message"),
         (["app", "add", "web", "--", "true"], 5, "exists already"),
         (["app", "add", "a b", "--", "true"], 2, "name"),
         (["app", "add", "x", "--env", "NOVALUE", "--", "true"], 2, "needs a value"),
@@ -84,6 +100,38 @@ def test_bad_input_is_one_line_and_writes_nothing(ready: Ops, counts, arguments,
     done = ready(*arguments)
     assert (done.code, says in done.error) == (code, True), done
     assert counts() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["app", "add", "a b", "--", "true"], "a name is up to 63 letters"),
+        (["app", "add", "x", "--env", "A B=1", "--", "true"], "a variable's name is up to 128"),
+        (["app", "add", "x", "--secret", "A=b", "--", "true"], "SERVICE/NAME"),
+        (["deploy", "web", "a b", "--to", "local"], "a version is up to 200"),
+        (["user", "add", "bob", "nowhere"], "alice@example.com"),
+    ],
+)
+def test_what_fits_is_said_in_words_and_not_as_a_pattern(ready: Ops, arguments, says) -> None:
+    done = ready(*arguments)
+    assert (done.code, says in done.error) == (2, True), done
+    assert "pattern" not in done.error
+
+
+@pytest.mark.parametrize("arguments", [["app", "show"], ["job", "list", "--state"], ["db", "upgrade"]])
+def test_a_value_of_ten_thousand_characters_does_not_bury_what_is_said_about_it(ready: Ops, arguments) -> None:
+    done = ready(*arguments, "x" * 10_000)
+    assert done.code in (2, 6)
+    assert len(done.error) < 1000
+
+
+@pytest.mark.parametrize("arguments", [[], ["app"], ["encryption-key"]])
+def test_a_noun_alone_shows_its_help_and_is_a_usage_error(ops: Ops, arguments) -> None:
+    done = ops(*arguments)
+    assert done.code == 2
+    assert done.stderr.startswith(f"Usage: {' '.join(['ops', *arguments])} ")
+    assert len(done.stderr.splitlines()) > 5
+    assert ops(*arguments, "--json").stderr.count("\n") == 1
 
 
 def test_who_is_no_user_is_told_so(ready: Ops, counts) -> None:

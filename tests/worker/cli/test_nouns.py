@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from tests.worker.cli.conftest import Ops
 
@@ -41,6 +42,17 @@ def test_an_application_is_registered_shown_changed_and_removed(ready: Ops) -> N
     assert edited.json["command"] == "./deploy.sh --fast 'a b'"
     assert ready("app", "rm", "shop").code == 0
     assert ready("app", "show", "shop").code == 6
+
+
+def test_a_relative_command_runs_where_it_was_named(ready: Ops, tmp_path: Path, monkeypatch) -> None:
+    """A worker runs elsewhere: there it would not be found."""
+    monkeypatch.chdir(tmp_path)
+    assert ready("--json", "app", "add", "shop", "--", "./deploy.sh").json["working_directory"] == str(tmp_path)
+    elsewhere = ready("--json", "app", "add", "other", "--dir", "/srv", "--", "bin/deploy").json
+    assert elsewhere["working_directory"] == "/srv"
+    assert ready("--json", "app", "edit", "other", "--", "./deploy.sh").json["working_directory"] == "/srv"
+    assert ready("--json", "app", "edit", "web", "--env", "A=1").json["working_directory"] is None
+    assert ready("--json", "app", "edit", "web", "--", "./deploy.sh").json["working_directory"] == str(tmp_path)
 
 
 def test_an_infrastructure_is_registered_shown_changed_and_removed(ready: Ops) -> None:
