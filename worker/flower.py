@@ -23,8 +23,9 @@ def prepare(arguments: Sequence[str]) -> None:
     settings = get_settings()
     if settings.flower_basic_auth is not None:
         os.environ["FLOWER_BASIC_AUTH"] = settings.flower_basic_auth.get_secret_value()
-    given = any(word.partition("=")[0] in _OPTIONS for word in arguments)
-    if not given and "FLOWER_BASIC_AUTH" not in os.environ and not settings.debug:
+    given = any(word.partition("=")[0] in _OPTIONS and not word.endswith("=") for word in arguments)
+    # One that is set and empty, as in a copied `.env.example`, is none.
+    if not given and not os.environ.get("FLOWER_BASIC_AUTH") and not settings.debug:
         raise SettingsError(
             "Flower shows and controls everything, and no password is set; set FLOWER_BASIC_AUTH=user:password"
         )
