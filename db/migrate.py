@@ -76,7 +76,7 @@ def _run(work: Callable[[Config], Any], output: io.StringIO | None = None) -> No
             raise cause from None
         if isinstance(cause, (DBAPIError, psycopg.Error)):
             raise explain(cause) from None
-        if isinstance(error, DatabaseNotAtHead):
+        if isinstance(error, DatabaseNotAtHead) or "Target database is not up to date" in str(error):
             raise SchemaOutOfDate(hint="ops db upgrade") from None
         raise InvalidInput(str(error).splitlines()[0], hint="alembic history shows the revisions") from None
     except (DBAPIError, psycopg.Error) as error:

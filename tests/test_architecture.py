@@ -25,8 +25,8 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted(path for package in ("db", "tasks", "worker") for path in (ROOT / package).rglob("*.py"))
 MAX_FILE, MAX_FUNCTION = 400, 60
 
-#: Heartbeats, log chunks, ticks and the trail itself; jobs have triggers of their own.
-NOT_UNDER_AUDIT = {"deployment_logs", "processes", "ticks", "audit_logs", "jobs"}
+#: Heartbeats, log chunks, ticks and the trail itself; jobs and pauses leave entries of their own.
+NOT_UNDER_AUDIT = {"deployment_logs", "processes", "ticks", "ledger_state", "audit_logs", "jobs"}
 AUDIT_TRIGGERS = {"ops_audit_insert", "ops_audit_update", "ops_audit_delete", "ops_audit_truncate"}
 
 #: What lists ask for: table, condition, order.

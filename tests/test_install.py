@@ -75,3 +75,46 @@ def test_make_notices_that_the_clone_was_moved(tmp_path: Path, there: str | None
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / ".installed").write_text(f"{there or tmp_path.resolve()}\n")
     assert ("install.py" in make(tmp_path, "--dry-run", "demo").stdout) is again
+
+
+CLOSED = """
+import importlib, importlib.metadata as metadata, pkgutil, re, sys
+
+def plain(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+locked = set(re.findall(r"^([a-z0-9._-]+)==", open("requirements.txt").read(), re.M))
+ours = ("db", "tasks", "worker", "migrations")
+closed = {
+    module for module, names in metadata.packages_distributions().items()
+    if module not in ours and not locked & set(map(plain, names))
+}
+assert "pytest" in closed and "celery" not in closed
+
+class Closed:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in closed:
+            raise ModuleNotFoundError(f"{name} is not in requirements.txt", name=name)
+
+sys.meta_path.insert(0, Closed())
+for name in ours[:3]:
+    for module in pkgutil.walk_packages(importlib.import_module(name).__path__, name + "."):
+        importlib.import_module(module.name)
+import celery.bin.celery, flower.app, flower.command
+from worker.app import app
+app.connection_for_write().transport
+"""
+
+
+def test_the_locked_packages_are_all_that_a_production_host_needs() -> None:
+    """The tests' own packages would hide a missing one."""
+    settings = {
+        "OPS_BROKER_URL": "redis://localhost:1/0",
+        "DATABASE_URL": "postgresql://localhost/x",
+        "OPS_DATA_DIR": "/nowhere",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", CLOSED], cwd=ROOT, env={"PATH": os.environ["PATH"]} | settings, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")

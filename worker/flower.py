@@ -42,8 +42,9 @@ def prepare(arguments: Sequence[str]) -> None:
     settings = get_settings()
     if settings.flower_basic_auth is not None:
         os.environ["FLOWER_BASIC_AUTH"] = settings.flower_basic_auth.get_secret_value()
-    given = any(word.partition("=")[0] in _OPTIONS for word in arguments)
-    if not given and "FLOWER_BASIC_AUTH" not in os.environ:
+    given = any(word.partition("=")[0] in _OPTIONS and not word.endswith("=") for word in arguments)
+    # One that is set and empty, as in a copied `.env.example`, is none.
+    if not given and not os.environ.get("FLOWER_BASIC_AUTH"):
         raise SettingsError("Flower shows everything, and no password is set; set FLOWER_BASIC_AUTH=user:password")
     # Flower takes a list: of a password with a comma it would accept the part before alone.
     if not all(user and word for user, _, word in (each.partition(":") for each in _listed())):
@@ -55,7 +56,7 @@ def prepare(arguments: Sequence[str]) -> None:
 
 
 def _listed() -> list[str]:
-    return os.environ["FLOWER_BASIC_AUTH"].split(",") if "FLOWER_BASIC_AUTH" in os.environ else []
+    return os.environ["FLOWER_BASIC_AUTH"].split(",") if os.environ.get("FLOWER_BASIC_AUTH") else []
 
 
 def _close_open_pages() -> None:

@@ -258,7 +258,9 @@ def valkey_server() -> Path:
 def _package(name: str) -> Path:
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
-        raise SettingsError(f"{name} is not installed", hint="pip install 'ai-manage-ops[embedded]'")
+        raise SettingsError(
+            f"{name} is not installed", hint="pip install --require-hashes -r requirements-embedded.txt"
+        )
     return Path(spec.origin).parent
 
 

@@ -40,6 +40,7 @@ class Program:
         )
         self.seen: list[dict[str, Any]] = []
         self._buffer = b""
+        self._lines: list[bytes] = []
 
     @property
     def pid(self) -> int:
@@ -61,13 +62,15 @@ class Program:
 
     def events(self) -> Iterator[dict[str, Any]]:
         """The events as they come, until nobody holds the other end of the pipe."""
-        while data := os.read(self.process.stdout.fileno(), 65536):
-            *lines, self._buffer = (self._buffer + data).split(b"\n")
-            for line in lines:
-                event = _parsed(line)
+        while True:
+            while self._lines:  # whoever stopped at one of them goes on with the next
+                event = _parsed(self._lines.pop(0))
                 if event is not None:
                     self.seen.append(event)
                     yield event
+            if not (data := os.read(self.process.stdout.fileno(), 65536)):
+                return
+            *self._lines, self._buffer = (self._buffer + data).split(b"\n")
 
     def until(self, kind: str, text: str = "") -> dict[str, Any]:
         """Wait for an event of this kind whose text has this in it."""

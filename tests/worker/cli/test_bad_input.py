@@ -194,6 +194,14 @@ def test_without_migrations_the_line_names_the_command(database, ops: Ops) -> No
     assert "ops db upgrade" in done.stderr
 
 
+@pytest.mark.parametrize("arguments", [["db", "check"], ["db", "revision", "-m", "more"]])
+def test_without_migrations_nothing_is_compared(database, ops: Ops, arguments: list[str]) -> None:
+    migrate.downgrade("base")
+    done = ops(*arguments)
+    assert done.code == 3
+    assert "ops db upgrade" in done.stderr
+
+
 def test_without_a_broker_a_deployment_is_written_and_will_start_by_itself(ready: Ops, sql, tmp_path: Path) -> None:
     with settings_from({"OPS_BROKER_URL": f"redis+socket://{tmp_path}/nobody.sock"}):
         done = ready("deploy", "web", "v1", "--to", "local", "--detach")
