@@ -252,7 +252,7 @@ def test_the_app_role_runs_the_platform_and_owns_nothing_of_it(database: Databas
             AND prorettype = 'trigger'::regtype""").fetchall()
         assert not role.execute(f"SELECT has_schema_privilege('{SCHEMA}', 'CREATE')").fetchone()[0]
     everything = {"SELECT", "INSERT", "UPDATE", "DELETE"}
-    reads = {"audit_logs", "ops_alembic_version"}
+    reads = {"audit_logs", "ledger_state", "ops_alembic_version"}
     assert {name for name, rights in tables.items() if rights == {"SELECT"}} == reads
     assert all(rights == everything for name, rights in tables.items() if name not in reads)
     assert {"jobs", "users", "api_keys", "deployments", "deployment_logs"} <= set(tables)

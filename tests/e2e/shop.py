@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,9 +16,11 @@ from worker.base import OpsTask
 app = Celery("shop", broker=os.environ["OPS_BROKER_URL"])
 app.conf.task_default_queue = "shop"
 publish.install(app)
+#: Not for every other app of a process: the tests import this module anew for each broker.
+task = partial(app.task, shared=False)
 
 
-@app.task(base=OpsTask, durable=True, idempotent=True, max_attempts=3, timeout=60)
+@task(base=OpsTask, durable=True, idempotent=True, max_attempts=3, timeout=60)
 def ship(order: int) -> dict[str, int]:
     """Is run until it succeeds, three times at most, whatever dies."""
     return {"order": order}
@@ -45,21 +48,21 @@ def leave_evidence(job: Any, file: str, gate: str, seconds: float = 60.0) -> Non
         os.close(handle)
 
 
-@app.task(base=OpsTask, durable=True, bind=True, lease=4.0)
+@task(base=OpsTask, durable=True, bind=True, lease=4.0)
 def charge(self: OpsTask, file: str, gate: str) -> int:
     """Must not happen twice."""
     leave_evidence(self.job, file, gate)
     return self.job.fence
 
 
-@app.task(base=OpsTask, durable=True, bind=True, lease=4.0, idempotent=True, max_rescues=5)
+@task(base=OpsTask, durable=True, bind=True, lease=4.0, idempotent=True, max_rescues=5)
 def copy(self: OpsTask, file: str, gate: str) -> int:
     """May happen again."""
     leave_evidence(self.job, file, gate)
     return self.job.fence
 
 
-@app.task(base=OpsTask, durable=True, bind=True, lease=4.0)
+@task(base=OpsTask, durable=True, bind=True, lease=4.0)
 def tidy_up(self: OpsTask, file: str, gate: str, note: str) -> None:
     """Cleans up when it is interrupted, and does not let itself be swallowed."""
     try:
@@ -71,7 +74,7 @@ def tidy_up(self: OpsTask, file: str, gate: str, note: str) -> None:
             out.write(str(self.job.stop_reason))
 
 
-@app.task(base=OpsTask, durable=True, bind=True, lease=4.0)
+@task(base=OpsTask, durable=True, bind=True, lease=4.0)
 def deaf(self: OpsTask, file: str) -> None:
     """Hears nothing, and ends for nobody."""
     leave_evidence(self.job, file, "/")
@@ -82,7 +85,7 @@ def deaf(self: OpsTask, file: str) -> None:
             continue
 
 
-@app.task(base=OpsTask, durable=True, bind=True, idempotent=True, max_attempts=3, backoff=0.2)
+@task(base=OpsTask, durable=True, bind=True, idempotent=True, max_attempts=3, backoff=0.2)
 def flaky(self: OpsTask, failures: int) -> int:
     """Fails so many times."""
     if self.request.retries < failures:
@@ -90,7 +93,7 @@ def flaky(self: OpsTask, failures: int) -> int:
     return self.job.attempt
 
 
-@app.task(base=OpsTask, durable=True, bind=True, idempotent=True, max_attempts=5)
+@task(base=OpsTask, durable=True, bind=True, idempotent=True, max_attempts=5)
 def asks_again(self: OpsTask, times: int, countdown: float) -> int:
     """Asks to be tried again."""
     if self.request.retries < times:
@@ -98,13 +101,13 @@ def asks_again(self: OpsTask, times: int, countdown: float) -> int:
     return self.request.retries
 
 
-@app.task(base=OpsTask, durable=True)
+@task(base=OpsTask, durable=True)
 def once(error: str) -> None:
     """Fails, and is not tried again."""
     raise ValueError(error)
 
 
-@app.task(base=OpsTask, durable=True, bind=True)
+@task(base=OpsTask, durable=True, bind=True)
 def answer(self: OpsTask, kind: str) -> Any:
     """Returns all kinds of things."""
     return {
@@ -118,19 +121,19 @@ def answer(self: OpsTask, kind: str) -> Any:
     }[kind]
 
 
-@app.task(base=OpsTask, durable=True)
+@task(base=OpsTask, durable=True)
 def leaves(code: int) -> None:
     """Ends the process, it thinks."""
     raise SystemExit(code)
 
 
-@app.task
+@task
 def plain(number: int) -> int:
     """An ordinary task beside the durable ones."""
     return number * 2
 
 
-@app.task(acks_late=True)
+@task(acks_late=True)
 def plain_and_late(file: str, gate: str) -> None:
     """An ordinary task whose message is acknowledged at its end."""
     leave_evidence(SimpleNamespace(id="plain", attempt=0, fence=0), file, gate)

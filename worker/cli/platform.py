@@ -24,6 +24,10 @@ READY = "up.ready"
 READY_SECONDS = 90.0
 
 
+#: Beyond this the log of `ops up --detach` begins anew.
+LOG_BYTES = 1_000_000
+
+
 class _Stop(Exception):
     """Somebody asked for the end."""
 
@@ -123,7 +127,11 @@ def _detach(stack: Stack, port: int | None) -> int:
     """Start this very command in the background, and wait until it says that it is ready, or why not."""
     port = foreman.free_port(port)
     log = stack.log_dir / "up.log"
-    with log.open("wb") as output:
+    # Another may be starting and write there too: nothing of it is removed, and only what comes from now on is read.
+    if not log.exists() or log.stat().st_size > LOG_BYTES:
+        log.write_bytes(b"")
+    begin = log.stat().st_size
+    with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-c", "from worker.cli import main; main()", "up", "--no-view", "--port", str(port)],
             stdin=subprocess.DEVNULL,
@@ -135,8 +143,12 @@ def _detach(stack: Stack, port: int | None) -> int:
     end = time.monotonic() + READY_SECONDS + 30
     while not _is_ready(stack, process.pid):
         if process.poll() is not None:
-            lines = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("error:")]
-            raise Unavailable((lines or ["error: the platform did not start"])[-1][7:], hint=f"its log: {log}")
+            printed = log.read_bytes()[begin:].decode(errors="replace")
+            lines = [line for line in printed.splitlines() if line.startswith("error:")]
+            said = (lines or ["error: the platform did not start"])[-1][7:]
+            if process.returncode == Conflict.exit_code:  # somebody was faster
+                raise Conflict(said, hint="ops status, or ops down")
+            raise Unavailable(said, hint=f"its log: {log}")
         if time.monotonic() > end:
             raise Unavailable("the platform does not become ready", hint=f"its log: {log}")
         time.sleep(0.1)
