@@ -14,6 +14,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from db.encryption import MasterKey, get_keyring
 from db.errors import DatabaseUnavailable, EncryptionError, Refused, SchemaOutOfDate
 from db.models import EncryptionKey
+from db.seals import seal_keys
 from db.settings import get_settings
 
 CHECK_LABEL = "\0check value"
@@ -24,7 +25,8 @@ PATIENCE_SECONDS = 60.0
 
 def check_start(patience: float = PATIENCE_SECONDS) -> None:
     """Raise the first reason why this process must not work: DatabaseUnavailable, SchemaOutOfDate, Refused or
-    EncryptionError."""
+    EncryptionError; SettingsError for a malformed key to seal with."""
+    seal_keys()
     engine = create_engine(get_settings().require_database_url(), poolclass=pool.NullPool, hide_parameters=True)
     end = time.monotonic() + patience
     while True:

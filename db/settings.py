@@ -39,6 +39,7 @@ SECRETS = (
     "ENCRYPTION_SALT",
     "OPS_ENCRYPTION_KEYS",
     "SECRET_KEY",
+    "OPS_AUDIT_SEAL_KEY",
     "FLOWER_BASIC_AUTH",
 )
 
@@ -53,6 +54,8 @@ EXAMPLES = {
     "OPS_ENCRYPTION_KEYS": "2026:<key>,2025:<key>",
     "OPS_PBKDF2_ITERATIONS": "600000",
     "SECRET_KEY": "at least 32 random characters",
+    "OPS_AUDIT_SEAL_KEY": "as printed by: ops audit new-key",
+    "OPS_AUDIT_VERIFY_KEY": "as printed by: ops audit new-key",
 }
 
 Schema = Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_]{0,62}$")]
@@ -86,6 +89,10 @@ class Settings(BaseSettings):
     pbkdf2_iterations: int = Field(600_000, ge=100_000, le=100_000_000, validation_alias=_env("OPS_PBKDF2_ITERATIONS"))
     secret_key: SecretStr | None = Field(None, validation_alias=_env("SECRET_KEY"))
     debug: bool = Field(False, validation_alias=_env("DEBUG"))
+
+    audit_seal_key: SecretStr | None = Field(None, validation_alias=_env("OPS_AUDIT_SEAL_KEY"))
+    audit_verify_key: str | None = Field(None, validation_alias=_env("OPS_AUDIT_VERIFY_KEY"))
+    audit_seal_file: Path | None = Field(None, validation_alias=_env("OPS_AUDIT_SEAL_FILE"))
 
     flower_basic_auth: SecretStr | None = Field(None, validation_alias=_env("FLOWER_BASIC_AUTH"))
     user: str | None = Field(None, validation_alias=_env("OPS_USER"))

@@ -26,7 +26,7 @@ SOURCES = sorted(path for package in ("db", "tasks", "worker") for path in (ROOT
 MAX_FILE, MAX_FUNCTION = 400, 60
 
 #: Heartbeats, log chunks, ticks and the trail itself; jobs and pauses leave entries of their own.
-NOT_UNDER_AUDIT = {"deployment_logs", "processes", "ticks", "ledger_state", "audit_logs", "jobs"}
+NOT_UNDER_AUDIT = {"deployment_logs", "processes", "ticks", "ledger_state", "audit_logs", "audit_seals", "jobs"}
 AUDIT_TRIGGERS = {"ops_audit_insert", "ops_audit_update", "ops_audit_delete", "ops_audit_truncate"}
 
 #: What lists ask for: table, condition, order.

@@ -29,6 +29,7 @@ from pathlib import Path
 
 from db.encryption import new_key
 from db.errors import Refused, SettingsError
+from db.seals import new_pair
 from worker.servers import APP_ROLE, DATABASE, OWNER_ROLE, POSTGRES_SOCKET, VALKEY_SOCKET, Postgres, Valkey
 
 #: The longest path of a unix socket that Linux takes is 107 bytes; macOS takes 103.
@@ -140,6 +141,7 @@ class Stack:
             "OPS_BROKER_URL": self.broker_url,
             "ENCRYPTION_KEY": known.get("ENCRYPTION_KEY") or new_key(),
             "SECRET_KEY": known.get("SECRET_KEY") or secrets.token_urlsafe(48),
+            "OPS_AUDIT_SEAL_KEY": known.get("OPS_AUDIT_SEAL_KEY") or new_pair()[0],
             "FLOWER_BASIC_AUTH": known.get("FLOWER_BASIC_AUTH") or f"ops:{secrets.token_urlsafe(12)}",
         }
         text = "# Written by `ops up` for this folder's own servers. Secrets: keep it to yourself.\n"

@@ -27,6 +27,7 @@ log = structlog.get_logger()
 TICKS = {
     "alerts": ("tasks.alerts.evaluate", 15.0),
     "maintenance": ("tasks.maintenance.tidy", 300.0),
+    "seal": ("tasks.audit.seal", 10.0),
 }
 
 #: A tick that nobody heard within its interval is superseded by the next.

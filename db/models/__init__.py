@@ -2,6 +2,7 @@
 
 from db.models.application import Application
 from db.models.audit_log import AuditLog
+from db.models.audit_seal import AuditSeal
 from db.models.base import Base
 from db.models.deployment import Deployment, DeploymentLog
 from db.models.infrastructure import Infrastructure
@@ -15,6 +16,7 @@ __all__ = [
     "APIKey",
     "Application",
     "AuditLog",
+    "AuditSeal",
     "Base",
     "Deployment",
     "DeploymentLog",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
@@ -10,6 +11,7 @@ from uuid import UUID
 from sqlalchemy import BigInteger, DateTime, Identity, Index, func, text
 from sqlalchemy.dialects.postgresql import INET, JSONB
 from sqlalchemy.dialects.postgresql.base import ischema_names
+from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.types import UserDefinedType
 
@@ -18,12 +20,18 @@ from db.states import ActorType
 
 
 class XID8(UserDefinedType[int]):
-    """A transaction id that does not wrap; read as text by the driver."""
+    """A transaction id that does not wrap; the driver knows it as text."""
 
     cache_ok = True
 
     def get_col_spec(self, **_: Any) -> str:
         return "xid8"
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[int | None], str | None]:  # noqa: ARG002
+        return lambda value: None if value is None else str(value)
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], int]:  # noqa: ARG002
+        return int
 
 
 # So that reflection (migration checks) knows the type, too.
@@ -67,11 +75,15 @@ class AuditLog(Base):
         Index("ix_audit_logs_action", "action", "id"),
         Index("ix_audit_logs_task_id", "task_id", "id", postgresql_where=text("task_id IS NOT NULL")),
         Index("ix_audit_logs_at", "at", postgresql_using="brin"),
+        # The order in which entries are sealed and verified.
+        Index("ix_audit_logs_xid", "xid", "id"),
+        # Of all keys and values: a search may ask for a column without a value.
+        Index("ix_audit_logs_changes", "changes", postgresql_using="gin"),
         Index(
-            "ix_audit_logs_changes",
-            "changes",
-            postgresql_using="gin",
-            postgresql_ops={"changes": "jsonb_path_ops"},
+            "ix_audit_logs_opened",
+            text("(details ->> 'name')"),
+            "id",
+            postgresql_where=text("action = 'secret.opened'"),
         ),
         {"postgresql_partition_by": "RANGE (at)"},
     )

@@ -161,6 +161,23 @@ CREATE TRIGGER ops_append_only BEFORE UPDATE OR DELETE ON audit_logs
 CREATE TRIGGER ops_append_only_truncate BEFORE TRUNCATE ON audit_logs
   FOR EACH STATEMENT EXECUTE FUNCTION ops_audit_is_append_only();
 
+-- Seals only grow as well, one after the other: a role that may add one can neither leave numbers out nor use them up.
+CREATE FUNCTION ops_audit_seal_follows() RETURNS trigger
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+  IF NEW.number <> (SELECT coalesce(max(number), 0) + 1 FROM audit_seals) THEN
+    RAISE EXCEPTION 'seal % does not follow the newest one', NEW.number USING ERRCODE = 'unique_violation';
+  END IF;
+  RETURN NEW;
+END $$;
+
+CREATE TRIGGER ops_append_only BEFORE UPDATE OR DELETE ON audit_seals
+  FOR EACH ROW EXECUTE FUNCTION ops_audit_is_append_only();
+CREATE TRIGGER ops_append_only_truncate BEFORE TRUNCATE ON audit_seals
+  FOR EACH STATEMENT EXECUTE FUNCTION ops_audit_is_append_only();
+CREATE TRIGGER ops_seal_follows BEFORE INSERT ON audit_seals
+  FOR EACH ROW EXECUTE FUNCTION ops_audit_seal_follows();
+
 -- Make the partitions of this month and the six that follow; returns how many were made. No DEFAULT partition: it
 -- would block detaching and hide that the months have run out. Whoever reads the trail in an open transaction is in the
 -- way, and all that write it would wait behind: so this gives up soon; there are months to try again.

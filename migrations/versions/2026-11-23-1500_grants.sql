@@ -23,7 +23,8 @@ BEGIN
   FOR t IN SELECT c.relname AS name FROM pg_class c
     WHERE c.relnamespace = home::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
       AND c.relname IN ('users', 'api_keys', 'infrastructure', 'applications', 'deployments', 'deployment_logs',
-        'monitoring_alerts', 'jobs', 'processes', 'ticks', 'ledger_state', 'encryption_keys', 'audit_logs', 'ops_alembic_version')
+        'monitoring_alerts', 'jobs', 'processes', 'ticks', 'ledger_state', 'encryption_keys', 'audit_logs', 'audit_seals',
+        'ops_alembic_version')
   LOOP
     IF p_kind = 'read' THEN
       EXECUTE (SELECT format('GRANT SELECT (%s) ON %I TO %I', string_agg(quote_ident(attname), ', '), t.name, p_role)
@@ -33,6 +34,8 @@ BEGIN
             'lease_token', 'done_token'));
     ELSIF t.name IN ('audit_logs', 'ledger_state', 'ops_alembic_version') THEN
       EXECUTE format('GRANT SELECT ON %I TO %I', t.name, p_role);
+    ELSIF t.name = 'audit_seals' THEN
+      EXECUTE format('GRANT SELECT, INSERT ON %I TO %I', t.name, p_role);
     ELSE
       EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON %I TO %I', t.name, p_role);
     END IF;

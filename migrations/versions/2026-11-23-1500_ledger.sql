@@ -565,7 +565,8 @@ BEGIN
   RETURN FOUND;
 END $$;
 
--- Close a tick: one entry when it changed something, one per hour with the count of idle runs.
+-- Close a tick: one entry when it changed something, one per hour with the count of idle runs. An empty object stands
+-- for what is recorded elsewhere.
 CREATE FUNCTION ops_tick_done(p_name text, p_details jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
@@ -574,7 +575,7 @@ BEGIN
   UPDATE ticks SET last_success_at = clock_timestamp(),
     idle_runs = CASE WHEN p_details IS NULL THEN idle_runs + 1 ELSE idle_runs END
   WHERE name = p_name RETURNING * INTO t;
-  IF p_details IS NOT NULL THEN
+  IF p_details <> '{}' THEN
     PERFORM ops_audit('tick.changed', 'tick', p_name, NULL, p_details);
   END IF;
   IF t.idle_runs > 0 AND (t.reported_at IS NULL OR t.reported_at < clock_timestamp() - interval '1 hour') THEN

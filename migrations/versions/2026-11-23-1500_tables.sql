@@ -44,9 +44,42 @@ CREATE INDEX ix_audit_logs_action ON audit_logs (action, id);
 CREATE INDEX ix_audit_logs_actor ON audit_logs (actor, id);
 CREATE INDEX ix_audit_logs_actor_id ON audit_logs (actor_id, id) WHERE actor_id IS NOT NULL;
 CREATE INDEX ix_audit_logs_at ON audit_logs USING brin (at);
-CREATE INDEX ix_audit_logs_changes ON audit_logs USING gin (changes jsonb_path_ops);
+CREATE INDEX ix_audit_logs_changes ON audit_logs USING gin (changes);
+CREATE INDEX ix_audit_logs_opened ON audit_logs ((details ->> 'name'), id) WHERE action = 'secret.opened';
 CREATE INDEX ix_audit_logs_resource ON audit_logs (resource_type, resource_id, id);
 CREATE INDEX ix_audit_logs_task_id ON audit_logs (task_id, id) WHERE task_id IS NOT NULL;
+CREATE INDEX ix_audit_logs_xid ON audit_logs (xid, id);
+
+-- A run of audit entries in the order of their transactions, their hashes, and a signature whose key the database
+-- never sees. Each names the seal before it.
+CREATE TABLE audit_seals (
+  number BIGINT NOT NULL,
+  sealed_at TIMESTAMP WITH TIME ZONE NOT NULL,
+  cluster BIGINT NOT NULL,
+  epoch BIGINT NOT NULL,
+  floor_id BIGINT NOT NULL,
+  highest_id BIGINT NOT NULL,
+  from_xid xid8 NOT NULL,
+  from_id BIGINT NOT NULL,
+  to_xid xid8 NOT NULL,
+  to_id BIGINT NOT NULL,
+  next_xid xid8 NOT NULL,
+  count BIGINT NOT NULL,
+  first_at TIMESTAMP WITH TIME ZONE NOT NULL,
+  last_at TIMESTAMP WITH TIME ZONE NOT NULL,
+  form BIGINT NOT NULL,
+  entries BYTEA NOT NULL,
+  root BYTEA NOT NULL,
+  previous BYTEA NOT NULL,
+  digest BYTEA NOT NULL,
+  key_id TEXT NOT NULL,
+  signature BYTEA NOT NULL,
+  CONSTRAINT pk_audit_seals PRIMARY KEY (number),
+  CONSTRAINT ck_audit_seals_entries CHECK (count BETWEEN 1 AND 100000 AND octet_length(entries) = count * 24),
+  CONSTRAINT ck_audit_seals_lengths CHECK (octet_length(root) = 32 AND octet_length(previous) = 32 AND octet_length(digest) = 32 AND octet_length(signature) = 64 AND length(key_id) <= 32)
+);
+-- Hashes do not compress.
+ALTER TABLE audit_seals ALTER COLUMN entries SET STORAGE EXTERNAL;
 
 -- A key id this database has seen, with a value sealed by it: a process whose key does not open it stops.
 CREATE TABLE encryption_keys (

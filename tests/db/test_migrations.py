@@ -254,6 +254,7 @@ def test_the_app_role_runs_the_platform_and_owns_nothing_of_it(database: Databas
     everything = {"SELECT", "INSERT", "UPDATE", "DELETE"}
     reads = {"audit_logs", "ledger_state", "ops_alembic_version"}
     assert {name for name, rights in tables.items() if rights == {"SELECT"}} == reads
+    assert tables.pop("audit_seals") == {"SELECT", "INSERT"}
     assert all(rights == everything for name, rights in tables.items() if name not in reads)
     assert {"jobs", "users", "api_keys", "deployments", "deployment_logs"} <= set(tables)
     assert {"ops_enqueue", "ops_claim", "ops_finish", "ops_audit", "ops_audit_drop_partitions"} <= functions

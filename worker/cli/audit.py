@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from worker.cli import acting
+from worker.cli import acting, seals
+from worker.cli.moments import moment
 from worker.cli.output import out, show
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ app = typer.Typer(help="The audit trail.")
 @app.callback()
 def audit() -> None:
     """The audit trail."""
+
+
+seals.register(app)
 
 
 @app.command(epilog="Example: ops audit search --resource deployment:42 --changed status --to failed --since 7d")
@@ -74,19 +77,3 @@ def say(item: dict[str, Any]) -> str:
     parts += [f"{name}={show(value)}" for name, value in sorted((item["details"] or {}).items())]
     text = ", ".join(parts)
     return text if len(text) <= 300 else text[:297] + "..."
-
-
-def moment(text: str | None, option: str) -> datetime | None:
-    """``30m``, ``12h``, ``7d`` ago, or an ISO time. Raises InvalidInput."""
-    from db.errors import InvalidInput
-
-    if text is None:
-        return None
-    units = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-    try:
-        if text[:-1].isdigit() and text[-1:] in units and len(text) < 8:
-            return datetime.now(UTC) - timedelta(seconds=int(text[:-1]) * units[text[-1]])
-        parsed = datetime.fromisoformat(text)
-        return parsed if parsed.tzinfo else parsed.astimezone()
-    except (ValueError, OverflowError):
-        raise InvalidInput(f"{option}: {text[:40]!r} is no time; write 30m, 12h, 7d or 2026-11-23T15:00") from None

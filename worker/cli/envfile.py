@@ -10,11 +10,13 @@ from pathlib import Path
 
 from db.encryption import new_key
 from db.errors import AlreadyExists, SettingsError
+from db.seals import new_pair
 
 TEMPLATE = ".env.example"
 FRESH: dict[str, Callable[[], str]] = {
     "ENCRYPTION_KEY": new_key,
     "SECRET_KEY": lambda: secrets.token_urlsafe(48),
+    "OPS_AUDIT_SEAL_KEY": lambda: new_pair()[0],
     "FLOWER_BASIC_AUTH": lambda: f"ops:{secrets.token_urlsafe(12)}",
     "OPS_POSTGRES_PASSWORD": lambda: secrets.token_urlsafe(24),
     "OPS_VALKEY_PASSWORD": lambda: secrets.token_urlsafe(24),

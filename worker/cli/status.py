@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy.engine import make_url
+from sqlalchemy.orm import Session
 
 from db.connection import get_db_session
 from db.errors import OpsError
 from db.models import Deployment, Job, LedgerState, Process, Tick
 from db.preflight import head_revision
 from db.repositories.stats import StatsRepository
+from db.seals import seal_keys
+from db.services import sealing
 from db.settings import find_data_dir, get_settings, origin
 from worker.cli.failures import explain
 from worker.cli.output import ago, out
@@ -97,6 +100,7 @@ def _inside() -> dict[str, Any]:
             "ticks": [_tick(row) for row in stats.ticks()],
             "open_alerts": stats.open_alerts(),
             "paused": _paused(stats.ledger_state()),
+            "audit": _audit(session),
         }
 
 
@@ -104,6 +108,16 @@ def _paused(state: LedgerState) -> dict[str, Any] | None:
     if state.paused_because is None:
         return None
     return {"at": state.paused_at, "because": state.paused_because, "reason": state.reason}
+
+
+def _audit(session: Session) -> dict[str, Any]:
+    """How far the trail is sealed."""
+    keys = seal_keys()
+    state = sealing.state(session, keys)
+    return {
+        "sealing": keys.signer is not None, "newest_seal": state.newest.number if state.newest else None,
+        "unsealed": state.unsealed, "oldest_unsealed_at": state.oldest_unsealed_at,
+    }  # fmt: skip
 
 
 def _process(row: Process) -> dict[str, Any]:
@@ -164,6 +178,15 @@ def _print_work(status: dict[str, Any]) -> None:
         out.table("failed in the last day", ("deployment", "status", "ended", "why"), bad)
     ticks = ", ".join(f"{tick['name']} {ago(tick['last_success_at'])}" for tick in status["ticks"])
     out.line(f"ticks: {ticks or 'none yet'}; open alerts: {status['open_alerts']}")
+    _print_audit(status["audit"])
+
+
+def _print_audit(audit: dict[str, Any]) -> None:
+    if not audit["sealing"]:
+        out.line("audit: not sealed here, a change to the trail would not be found; try: ops audit new-key", "yellow")
+        return
+    waiting = f", the oldest {ago(audit['oldest_unsealed_at'])}" if audit["unsealed"] else ""
+    out.line(f"audit: sealed up to seal {audit['newest_seal'] or '-'}; {audit['unsealed']} entries wait{waiting}")
 
 
 def _work(info: dict[str, Any]) -> str:
