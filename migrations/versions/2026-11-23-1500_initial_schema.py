@@ -12,7 +12,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-PARTS = ("tables", "audit", "ledger", "grants")
+PARTS = ("tables", "audit", "keys", "ledger", "grants")
 
 
 def upgrade() -> None:
