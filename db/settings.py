@@ -53,7 +53,7 @@ EXAMPLES = {
     "OPS_BROKER_URL": "redis://:password@localhost:6379/0",
     "ENCRYPTION_KEY": "the output of: ops encryption-key new",
     "ENCRYPTION_SALT": "at least 16 random characters",
-    "OPS_ENCRYPTION_KEYS": "2027:<key>,2025:pbkdf2:600000:<salt>:<password>, salt and password in base64",
+    "OPS_ENCRYPTION_KEYS": "2026:<key>,2025:pbkdf2:600000:<salt>:<password>, salt and password in base64",
     "OPS_ENCRYPTION_PRIMARY": "2027",
     "OPS_PBKDF2_ITERATIONS": "600000",
     "SECRET_KEY": "at least 32 random characters",

@@ -156,12 +156,12 @@ def test_a_migration_does_not_wait_long_for_a_lock_and_then_changes_nothing(data
 def test_plain_alembic_gives_a_migration_its_date(tmp_path):
     shutil.copy(ROOT / "alembic.ini", tmp_path)
     shutil.copytree(ROOT / "migrations", tmp_path / "migrations", ignore=shutil.ignore_patterns("__pycache__"))
-    before = set((tmp_path / "migrations" / "versions").iterdir())
+    before = set((tmp_path / "migrations" / "versions").glob("*.py"))
     subprocess.run(
         [sys.executable, "-m", "alembic", "revision", "-m", "Add a thing"],
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, capture_output=True,
     )  # fmt: skip
-    (made,) = set((tmp_path / "migrations" / "versions").iterdir()) - before
+    (made,) = set((tmp_path / "migrations" / "versions").glob("*.py")) - before
     assert re.fullmatch(r"\d{4}-\d\d-\d\d-\d{4}_add_a_thing\.py", made.name)
     assert f"down_revision = '{head_revision()}'" in made.read_text()
 
