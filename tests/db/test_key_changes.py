@@ -11,10 +11,11 @@ from sqlalchemy.exc import OperationalError
 
 from db import preflight
 from db.connection import conninfo, get_db_session
+from db.encryption import Unreadable, new_key
 from db.errors import EncryptionError, NotFound, PermissionDenied, Refused
 from db.ledger import Ledger
 from db.models import APIKey, Infrastructure, User
-from db.services import keys
+from db.services import keys, secrets
 from db.states import Role
 from tests.conftest import SCHEMA, Database, settings_from
 from tests.db.sealing import AFTER, BEFORE, OURS, everything_is_new, rotate, wait_until
@@ -159,3 +160,18 @@ def test_only_an_admin_changes_keys(sealed):
         ):
             with pytest.raises(PermissionDenied):
                 change()
+
+
+def test_when_all_keys_are_lost_another_one_is_taken_as_documented(sealed, sql: Sql):
+    sealed(1)
+    with settings_from({"ENCRYPTION_KEY": new_key(), "OPS_ENCRYPTION_KEYS": ""}):
+        with pytest.raises(EncryptionError, match="was written with the encryption keys new, old"):
+            preflight.check_start(patience=0)
+        sql("UPDATE encryption_keys SET check_value = NULL, retired_at = now() WHERE id IN ('old', 'new')")
+        preflight.check_start(patience=0)
+        with get_db_session() as session:
+            row = session.scalars(select(APIKey)).one()
+            assert isinstance(row.encrypted_value, Unreadable)
+            secrets.store(session, user_id=row.user_id, service_name="s", key_name="k0", value="anew")
+        with get_db_session() as session:
+            assert session.scalars(select(APIKey)).one().encrypted_value == "anew"

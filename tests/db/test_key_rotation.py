@@ -283,7 +283,7 @@ def test_an_applications_table_with_a_composite_key_is_rotated(sealed, cards, da
         plain.execute("UPDATE public.cards SET pin = 'v1:gone:x' WHERE country = 'a/b' AND number = 2")
     with settings_from(AFTER):
         steps = list(keys.Rotation([cards], {"actor": "ann"}, batch=4).run())
-        assert sum(step.rows for step in steps) == 14
+        assert [step.rows for step in steps] == [4, 4, 4, 2]
         (bad,) = [bad for step in steps for bad in step.unopened]
         assert (bad.table, bad.column, bad.id) == ("cards", "pin", "a\\/b/2")
         with get_db_session() as session:

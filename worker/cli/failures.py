@@ -35,7 +35,7 @@ def _of_postgres(error: psycopg.Error) -> OpsError:
         return Unavailable(f"the database is out of resources: {first}")
     if state in ("57014", "55P03"):
         return Conflict(f"the database took too long: {first}")
-    return Conflict(f"the database refused: {first}")
+    return Conflict(f"the database refused: {first}", hint=error.diag.message_hint)
 
 
 def _first(error: object) -> str:

@@ -83,6 +83,17 @@ def test_a_key_is_changed_in_three_steps_in_the_file_the_keys_come_from(ready: O
     assert (listed[old]["from"], listed[old]["retired_at"] is not None) == ("not held here", True)
 
 
+def test_a_shell_with_a_retired_key_is_told_so_in_one_line(ready: Ops, env_file: Path) -> None:
+    (old,) = ids()
+    for words in (("add", "--id", "2027"), ("promote", "2027"), ("retire", old)):
+        assert ready("encryption-key", *words, "--write").code == 0
+    with settings_from({"ENCRYPTION_KEY": KEY, "OPS_ENCRYPTION_PRIMARY": old}):
+        refused = ready("secret", "set", "a/b", stdin="the secret")
+    assert refused.code == 5
+    assert "Start this process anew" in refused.stderr
+    assert f"the encryption key {old} was retired and seals nothing any more" in refused.error
+
+
 def test_without_write_the_change_is_said_and_no_file_is_touched(ready: Ops, env_file: Path) -> None:
     before = env_file.read_text()
     added = ready("encryption-key", "add", "--id", "2027")
