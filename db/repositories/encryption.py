@@ -107,9 +107,10 @@ class EncryptedTable:
         return session.scalar(select(func.count()).select_from(self.table).where(self._is_not_of(key_id))) or 0
 
     def after(
-        self, session: Session, key_id: str, last: tuple[Any, ...] | None, limit: int, *, lock: bool = True
+        self, session: Session, key_id: str | None, last: tuple[Any, ...] | None, limit: int, *, lock: bool = True
     ) -> list[StoredRow]:
-        """The next rows by primary key that hold a value of another key; those that others hold are left out."""
+        """The next rows by primary key that hold a value of another key (None: any value). With ``lock`` those that
+        others hold are left out."""
         stored = [type_coerce(column, Text()).label(f"stored_{n}") for n, column in enumerate(self.columns.values())]
         query = select(*self.key, *stored).where(self._is_not_of(key_id)).order_by(*self.key).limit(limit)
         if last is not None:
@@ -141,7 +142,9 @@ class EncryptedTable:
             ],
         )
 
-    def _is_not_of(self, key_id: str) -> ColumnElement[bool]:
+    def _is_not_of(self, key_id: str | None) -> ColumnElement[bool]:
+        if key_id is None:
+            return or_(*(type_coerce(column, Text()).is_not(None) for column in self.columns.values()))
         prefix = f"{VERSION}:{key_id}:"
         return or_(*(func.left(type_coerce(c, Text()), len(prefix)) != prefix for c in self.columns.values()))
 

@@ -48,11 +48,11 @@ def holders(session: Session) -> list[Holder]:
 def usage(session: Session, tables: Sequence[EncryptedTable]) -> dict[tuple[str, str], Mapping[str | None, int]]:
     """Rows by the id of their key, for each table and column; one pass over the table for each column. Raises
     NotFound when a table is not there."""
-    _require_here(session, tables)
+    require_here(session, tables)
     return {(table.name, column): table.usage(session, column) for table in tables for column in table.columns}
 
 
-def _require_here(session: Session, tables: Sequence[EncryptedTable]) -> None:
+def require_here(session: Session, tables: Sequence[EncryptedTable]) -> None:
     for table in tables:
         if not table.is_here(session):
             raise NotFound(f"there is no table {table.name} in this database, as this role sees it")
@@ -98,7 +98,7 @@ def _lacking(living: Sequence[Holder], key_id: str) -> list[Holder]:
 def _not_held(lacking: Sequence[Holder], key_id: str, what: str) -> Refused:
     names = ", ".join(sorted({holder.name for holder in lacking}))
     return Refused(
-        f"the key {key_id} cannot be {what} yet: {names} does not hold it and could not open what it seals",
+        f"the key {key_id} cannot be {what} yet: not held by {names}, who could not open what it seals",
         hint="start these anew with the key in OPS_ENCRYPTION_KEYS; with --force their jobs fail until then",
     )
 
@@ -120,7 +120,7 @@ def retire(
     sealing = sorted({holder.name for holder in holders(session) if holder.primary == key_id})
     if sealing:
         raise Refused(
-            f"{', '.join(sealing)} still seals with the key {key_id}", hint="start it anew with the promoted key"
+            f"the key {key_id} still seals in {', '.join(sealing)}", hint="start these anew with the promoted key"
         )
     found = {place: counts[key_id] for place, counts in usage(session, tables).items() if key_id in counts}
     if found:
@@ -168,7 +168,7 @@ class Rotation:
         """Answers the workers that seal with another key: what they write meanwhile needs another rotation. Raises
         Refused while a worker does not hold the primary key, NotFound, EncryptionError, PermissionDenied."""
         rights.require(actor, Role.ADMIN, "rotating encryption keys")
-        _require_here(session, self.tables)
+        require_here(session, self.tables)
         check_keys(session.connection())
         key_id = self._primary()
         living = holders(session)
@@ -225,6 +225,30 @@ class Rotation:
         if self.keyring.primary is None:
             raise EncryptionError("there is no encryption key to rotate to", hint="ops encryption-key new")
         return self.keyring.primary.id
+
+
+def check(tables: Sequence[EncryptedTable], batch: int = BATCH) -> Iterator[Step]:
+    """Open every value, and tell those that do not open; ``rows`` are those that were looked at."""
+    keyring = get_keyring()
+    for table in tables:
+        last: tuple[Any, ...] | None = None
+        while True:
+            with get_db_session() as session:
+                rows = table.after(session, None, last, batch, lock=False)
+            if not rows:
+                break
+            last = rows[-1].key
+            yield Step(table.name, len(rows), tuple(_do_not_open(table, rows, keyring)))
+
+
+def _do_not_open(table: EncryptedTable, rows: Sequence[StoredRow], keyring: Keyring) -> Iterator[Unopened]:
+    for row in rows:
+        for column, value in row.stored.items():
+            try:
+                if value is not None:
+                    keyring.open(value, table.label(column))
+            except DecryptionError as error:
+                yield Unopened(table.name, column, row.id, error.key_id, error.reason)
 
 
 def _seal_anew(

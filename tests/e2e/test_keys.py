@@ -39,7 +39,7 @@ def test_a_key_is_changed_while_deployments_go_on(platform: Platform) -> None:
     promoted = added | {"OPS_ENCRYPTION_PRIMARY": "new"}
     first = platform.worker("w1")
     code, said = ops(platform, "promote", "new", **added)
-    assert (code, "w1" in said, "does not hold it" in said) == (5, True, True)
+    assert (code, "not held by w1" in said) == (5, True)
 
     second = platform.worker("w2", **added)
     platform.stop(first)
@@ -48,10 +48,10 @@ def test_a_key_is_changed_while_deployments_go_on(platform: Platform) -> None:
 
     third = platform.worker("w3", **promoted)
     code, said = ops(platform, "rotate", **promoted)
-    assert (code, "1 rows are sealed anew" in said) == (0, True), said
+    assert (code, "sealed anew: 1" in said) == (0, True), said
     assert deploys(platform) == "success"  # whichever of the two runs it
     code, said = ops(platform, "retire", old, **promoted)
-    assert (code, f"still seals with the key {old}" in said) == (5, True), said
+    assert (code, f"the key {old} still seals in" in said) == (5, True), said
     platform.stop(second)
     assert ops(platform, "retire", old, **promoted)[0] == 0
     assert deploys(platform) == "success"

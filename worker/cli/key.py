@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +13,7 @@ from worker.cli.output import out
 
 if TYPE_CHECKING:
     from db.repositories import EncryptedTable
-    from db.services.keys import Holder, Rotation
+    from db.services.keys import Holder, Rotation, Step
 
 app = typer.Typer(help="Encryption keys: list them, and change them without downtime (add, promote, rotate, retire).")
 
@@ -79,6 +80,19 @@ def usage(metadata: Metadata = None) -> None:
     out.page("encrypted values", ("key", "table", "column", "rows"), items, None)
 
 
+@app.command()
+def check(metadata: Metadata = None) -> int:
+    """Open every value and list those that do not open. Example: ops encryption-key check"""
+    from db.services import keys
+
+    tables = _tables(metadata)
+    with acting.session(write=False) as (session, _):
+        keys.require_here(session, tables)
+    rows, _, unopened = _follow(keys.check(tables), "opening", None)
+    out.result({"rows": rows, "unopened": unopened}, f"rows: {rows}; values that do not open: {len(unopened)}")
+    return 1 if unopened else 0
+
+
 @app.command(epilog="Example: ops encryption-key add --id 2027")
 def add(
     key_id: Annotated[str | None, typer.Option("--id", help="What to call it; by default a part of a hash.")] = None,
@@ -142,7 +156,7 @@ def promote(
         {**shown, "written": path, "set": None if path else change.lines},
         f"all {found.asked} living workers hold the key {key_id}" if found.asked else "no worker runs that could tell",
         *([f"written to {path}"] if path else [f"set, for every process: {line}" for line in change.lines]),
-        f"{AGAIN} (what does not report here, such as a web application, holds it already?)",
+        f"{AGAIN}, once what does not report here, such as a web application, holds the key, too",
         "then: ops encryption-key rotate",
     )
 
@@ -150,7 +164,7 @@ def promote(
 @app.command(epilog="Example: ops encryption-key rotate --metadata shop.models:Base")
 def rotate(
     metadata: Metadata = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Open everything, change nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Open what would be sealed anew, change nothing.")] = False,
     batch: Annotated[int, typer.Option(min=1, max=5000, help="Rows per transaction.")] = 200,
     force: Annotated[bool, typer.Option("--force", help="Although a worker does not hold the key.")] = False,
 ) -> int:
@@ -197,26 +211,31 @@ def encryption_keys() -> None:
 
 def _rotate(rotation: Rotation, total: int) -> int:
     """Run it under a progress bar; answers the exit code."""
+    moved, held, unopened = _follow(rotation.run(), "sealing anew", total)
+    lines = [f"rows that {'would be' if rotation.dry_run else 'are'} sealed anew: {moved}"]
+    if unopened:
+        lines.append(f"values that do not open, and stay as they are: {len(unopened)}")
+    if held:
+        lines.append(f"rows that others hold: {held}; run it again")
+    out.result({"rows": moved, "dry_run": rotation.dry_run, "unopened": unopened, "held": held}, *lines)
+    return 1 if unopened or held else 0
+
+
+def _follow(steps: Iterator[Step], title: str, total: int | None) -> tuple[int, int, list[dict[str, Any]]]:
+    """A bar as it goes on, and a line for each value that does not open; answers rows, rows held, and these values."""
     from rich.progress import Progress
 
-    moved, held, unopened = 0, 0, []
+    rows, held, unopened = 0, 0, []
     with Progress(console=out.console, disable=not out.is_terminal, transient=True) as progress:
-        bar = progress.add_task("sealing anew", total=total)
-        for step in rotation.run():
-            moved, held = moved + step.rows, held + step.held
+        bar = progress.add_task(title, total=total)
+        for step in steps:
+            rows, held = rows + step.rows, held + step.held
             progress.update(bar, advance=step.rows)
             for each in step.unopened:
                 unopened.append({**vars(each)})
                 key = each.key_id or "(none named)"
                 out.line(f"{each.table}.{each.column} of {each.id} does not open with key {key}: {each.reason}", "red")
-    what = "would be sealed anew" if rotation.dry_run else "are sealed anew"
-    lines = [f"{moved} rows {what}"]
-    if unopened:
-        lines.append(f"{len(unopened)} values do not open and stay as they are")
-    if held:
-        lines.append(f"{held} rows are held by others; run it again")
-    out.result({"rows": moved, "dry_run": rotation.dry_run, "unopened": unopened, "held": held}, *lines)
-    return 1 if unopened or held else 0
+    return rows, held, unopened
 
 
 def _tables(metadata: list[str] | None) -> list[EncryptedTable]:
