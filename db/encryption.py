@@ -161,7 +161,9 @@ def _refuse_to_compare(_connection: Any, statement: Any, *_: Any) -> None:
         for clause in getattr(statement, clauses, ()):
             if any(_is_encrypted(part) for part in _parts(clause)):
                 raise TypeError("an encrypted column cannot be compared or sorted")
-    for clause in getattr(statement, "_where_criteria", ()):
+    conditions = [*getattr(statement, "_where_criteria", ()), *getattr(statement, "_having_criteria", ())]
+    conditions += [join[1] for join in getattr(statement, "_setup_joins", ())]
+    for clause in conditions:
         for part in _parts(clause, _CONDITIONS):
             if (
                 isinstance(part, BinaryExpression)

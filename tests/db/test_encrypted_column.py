@@ -189,6 +189,8 @@ def test_no_way_to_compare_builds_a_query(build):
         select(Card.__table__).order_by(Card.__table__.c.pan),
         select(Card.__table__.c.id).group_by(Card.__table__.c.pan),
         select(Card.id).order_by(func.lower(Card.pan)),
+        select(Card.id).join(User, and_(User.id == Card.id, User.username == Card.pan)),
+        select(func.count()).group_by(Card.id).having(literal("4") == Card.pan),
     ],
 )
 def test_what_only_the_whole_query_shows_is_refused_before_it_is_sent(session, statement):
