@@ -18,8 +18,8 @@ MOVED := $(shell test ! -e "$(VENV)/.installed" || test "$$(cat "$(VENV)/.instal
 AT_ONCE = -n 4 --dist loadgroup
 # Tests bring their own servers and settings.
 CLEAN_ENV = env -u DATABASE_URL -u OPS_DATABASE_OWNER_URL -u OPS_BROKER_URL -u CELERY_BROKER_URL -u REDIS_URL \
-	-u ENCRYPTION_KEY -u ENCRYPTION_PASSWORD -u ENCRYPTION_SALT -u OPS_ENCRYPTION_KEYS -u SECRET_KEY \
-	-u OPS_AUDIT_SEAL_KEY -u OPS_AUDIT_VERIFY_KEY -u OPS_AUDIT_SEAL_FILE -u OPS_DATA_DIR
+	-u ENCRYPTION_KEY -u ENCRYPTION_PASSWORD -u ENCRYPTION_SALT -u OPS_ENCRYPTION_KEYS -u OPS_ENCRYPTION_PRIMARY \
+	-u SECRET_KEY -u OPS_AUDIT_SEAL_KEY -u OPS_AUDIT_VERIFY_KEY -u OPS_AUDIT_SEAL_FILE -u OPS_DATA_DIR
 
 .PHONY: help demo up down test test-unit test-schema lint format bench lock env clean
 

@@ -97,11 +97,23 @@ class EncryptionError(OpsError):
 class DecryptionError(EncryptionError):
     """A stored value does not open.
 
-    Carries where it stands and which key it names, never the value.
+    Carries where it stands (``field`` is ``table.column``) and which key it names, never the value. ``what`` names it
+    for a person where the field alone would not.
     """
 
-    def __init__(self, field: str, key_id: str | None, reason: str) -> None:
-        super().__init__(f"{field} does not open with key {key_id or '(none named)'}: {reason}")
+    def __init__(self, field: str, key_id: str | None, reason: str, *, what: str | None = None) -> None:
+        super().__init__(f"{what or field} does not open with key {key_id or '(none named)'}: {reason}")
         self.field = field
         self.key_id = key_id
         self.reason = reason
+
+    def __reduce__(self) -> tuple[type[DecryptionError], tuple[str, str | None, str]]:
+        return type(self), (self.field, self.key_id, self.reason)
+
+    @property
+    def table(self) -> str:
+        return self.field.rpartition(".")[0]
+
+    @property
+    def column(self) -> str:
+        return self.field.rpartition(".")[2]

@@ -99,18 +99,29 @@ def check_durability(connection: Connection) -> None:
 
 
 def check_keys(connection: Connection) -> None:
-    """Raises EncryptionError when a key of this process has the id of another key; stores a new key's check value.
+    """Raises EncryptionError when a key of this process has the id of another key, or would seal with a retired one;
+    stores a new key's check value.
 
-    A process without any key passes: the ledger alone does not want one.
+    A process without any key passes: the ledger alone does not want one. A retired key may still be held: it opens
+    what an old backup has, and is not checked any more.
     """
     keyring = get_keyring()
-    known = {row.id: row.check_value for row in connection.execute(select(EncryptionKey.id, EncryptionKey.check_value))}
+    rows = connection.execute(select(EncryptionKey.id, EncryptionKey.check_value)).all()
+    known = {key_id: value for key_id, value in rows if value is not None}
+    retired = {key_id for key_id, value in rows if value is None}
+    if keyring.primary is not None and keyring.primary.id in retired:
+        raise EncryptionError(
+            f"the encryption key {keyring.primary.id} was retired and seals nothing any more; remove it from "
+            f"{keyring.primary.source}, or name the current key in OPS_ENCRYPTION_PRIMARY"
+        )
     if known and keyring.ids and not set(keyring.ids) & set(known):
         raise EncryptionError(
             f"this database was written with the encryption keys {', '.join(sorted(known))}; this process has "
             f"only {', '.join(keyring.ids)}: put the old key into OPS_ENCRYPTION_KEYS as well"
         )
     for key in keyring:
+        if key.id in retired:
+            continue
         if key.id not in known:
             connection.execute(insert(EncryptionKey).values(id=key.id, check_value=_seal(key)).on_conflict_do_nothing())
         elif not _opens(key, known[key.id]):

@@ -43,6 +43,9 @@ SECRETS = (
     "FLOWER_BASIC_AUTH",
 )
 
+#: Where encryption keys come from, each for itself enough.
+KEY_VARIABLES = ("ENCRYPTION_KEY", "OPS_ENCRYPTION_KEYS", "ENCRYPTION_PASSWORD")
+
 #: What a good value looks like, shown when one is missing or malformed.
 EXAMPLES = {
     "DATABASE_URL": "postgresql://ops:password@localhost:5432/ai_manage_ops",
@@ -51,12 +54,16 @@ EXAMPLES = {
     "OPS_BROKER_URL": "redis://:password@localhost:6379/0",
     "ENCRYPTION_KEY": "the output of: ops encryption-key new",
     "ENCRYPTION_SALT": "at least 16 random characters",
-    "OPS_ENCRYPTION_KEYS": "2026:<key>,2025:<key>",
+    "OPS_ENCRYPTION_KEYS": "2026:<key>,2025:pbkdf2:600000:<salt>:<password>, salt and password in base64",
+    "OPS_ENCRYPTION_PRIMARY": "2027",
     "OPS_PBKDF2_ITERATIONS": "600000",
     "SECRET_KEY": "at least 32 random characters",
     "OPS_AUDIT_SEAL_KEY": "as printed by: ops audit new-key",
     "OPS_AUDIT_VERIFY_KEY": "as printed by: ops audit new-key",
 }
+
+#: The fewest and the most iterations of a key that is derived from a password.
+PBKDF2_ITERATIONS = (100_000, 100_000_000)
 
 Schema = Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_]{0,62}$")]
 
@@ -86,7 +93,10 @@ class Settings(BaseSettings):
     encryption_password: SecretStr | None = Field(None, validation_alias=_env("ENCRYPTION_PASSWORD"))
     encryption_salt: SecretStr | None = Field(None, validation_alias=_env("ENCRYPTION_SALT"))
     encryption_keys: SecretStr | None = Field(None, validation_alias=_env("OPS_ENCRYPTION_KEYS"))
-    pbkdf2_iterations: int = Field(600_000, ge=100_000, le=100_000_000, validation_alias=_env("OPS_PBKDF2_ITERATIONS"))
+    encryption_primary: str | None = Field(None, validation_alias=_env("OPS_ENCRYPTION_PRIMARY"))
+    pbkdf2_iterations: int = Field(
+        600_000, ge=PBKDF2_ITERATIONS[0], le=PBKDF2_ITERATIONS[1], validation_alias=_env("OPS_PBKDF2_ITERATIONS")
+    )
     secret_key: SecretStr | None = Field(None, validation_alias=_env("SECRET_KEY"))
     debug: bool = Field(False, validation_alias=_env("DEBUG"))
 

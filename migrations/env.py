@@ -19,7 +19,7 @@ from sqlalchemy import BLANK_SCHEMA, MetaData, create_engine, pool, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from db.encryption import Encrypted
+from db import encryption
 from db.errors import OpsError
 from db.migrate import explain, migration_lock
 from db.models import Base
@@ -56,12 +56,12 @@ def include_name(name: str | None, type_: str, _parents: Any) -> bool:
 
 def render_item(type_: str, item: Any, autogen: AutogenContext) -> str | bool:
     """Our column types are plain text in a migration: a migration must run without any key or enum of today."""
-    if type_ == "type" and isinstance(item, (Encrypted, Word)):
+    if type_ == "type" and isinstance(item, Word):
         return "sa.Text()"
     if type_ == "type" and isinstance(item, XID8):
         autogen.imports.add("from db.models.audit_log import XID8")
         return "XID8()"
-    return False
+    return encryption.render_item(type_, item, autogen)
 
 
 def prepare(run: Any) -> None:

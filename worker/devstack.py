@@ -30,6 +30,7 @@ from pathlib import Path
 from db.encryption import new_key
 from db.errors import Refused, SettingsError
 from db.seals import new_pair
+from db.settings import KEY_VARIABLES
 from worker.servers import APP_ROLE, DATABASE, OWNER_ROLE, POSTGRES_SOCKET, VALKEY_SOCKET, Postgres, Valkey
 
 #: The longest path of a unix socket that Linux takes is 107 bytes; macOS takes 103.
@@ -130,20 +131,21 @@ class Stack:
             os.close(lock)
 
     def _write_env(self) -> None:
-        """Addresses as they are now; secrets as they were made the first time."""
+        """Addresses as they are now; secrets as they were made the first time, and what was added since."""
         known: dict[str, str] = {}
         if self.env_file.is_file():
             lines = (line.partition("=") for line in self.env_file.read_text("utf-8").splitlines())
             known = {name: value for name, _, value in lines if value and not name.startswith("#")}
-        values = {
+        values = known | {
             "DATABASE_URL": self.database_url(),
             "OPS_DATABASE_OWNER_URL": self.database_url(role=OWNER_ROLE),
             "OPS_BROKER_URL": self.broker_url,
-            "ENCRYPTION_KEY": known.get("ENCRYPTION_KEY") or new_key(),
             "SECRET_KEY": known.get("SECRET_KEY") or secrets.token_urlsafe(48),
             "OPS_AUDIT_SEAL_KEY": known.get("OPS_AUDIT_SEAL_KEY") or new_pair()[0],
             "FLOWER_BASIC_AUTH": known.get("FLOWER_BASIC_AUTH") or f"ops:{secrets.token_urlsafe(12)}",
         }
+        if not any(known.get(name) for name in KEY_VARIABLES):  # one that was retired does not come back
+            values["ENCRYPTION_KEY"] = new_key()
         text = "# Written by `ops up` for this folder's own servers. Secrets: keep it to yourself.\n"
         text += "".join(f"{name}={value}\n" for name, value in values.items())
         if self.env_file.is_file() and self.env_file.read_text("utf-8") == text:

@@ -167,7 +167,7 @@ def environment(stack: Stack) -> dict[str, str]:
     return kept | {"OPS_DATA_DIR": str(stack.data_dir), "PYTHONUNBUFFERED": "1"} | read_env(stack)
 
 
-_OTHERS = {*SECRETS, *(f"{name}_FILE" for name in SECRETS), "CELERY_BROKER_URL", "REDIS_URL"}
+_OTHERS = {*SECRETS, *(f"{name}_FILE" for name in SECRETS), "CELERY_BROKER_URL", "REDIS_URL", "OPS_ENCRYPTION_PRIMARY"}
 
 
 def read_env(stack: Stack) -> dict[str, str]:

@@ -15,6 +15,7 @@ import psycopg
 import structlog
 
 from db.connection import is_outage, open_ledger
+from db.keyring import get_keyring
 from db.ledger import Bell, host_key, is_gone
 from tasks.supervisor import now
 from worker.board import board
@@ -37,6 +38,8 @@ class Relay:
         self.name = name
         self.kind = kind
         self.queues = queues
+        # What this worker can open; its start has checked them. A relay alone opens nothing and wants no key.
+        self._keys = {"keys": get_keyring().ids} if kind == "worker" else {}
         self.key = str(uuid4())
         self.is_ready = kind == "relay"
         self._ledger = open_ledger("ops relay")
@@ -126,6 +129,7 @@ class Relay:
         self._seen_at = now()
         info = {
             "queues": list(self.queues), "relayed": self._relayed, "rescued": self._rescued, "ready": self.is_ready,
+            **self._keys,
         }  # fmt: skip
         self._ledger.say_alive(self.key, self.kind, self.name, host_key(), os.getpid(), info)
 

@@ -43,10 +43,16 @@ class Tick(Base):
 
 
 class EncryptionKey(Base):
-    """A key id this database has seen, with a value sealed by it: a process whose key does not open it stops."""
+    """A key id this database has seen, with a value sealed by it: a process whose key does not open it stops.
+
+    A retired one seals nothing any more, here or in any table of ours, and has no such value.
+    """
 
     __tablename__ = "encryption_keys"
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    check_value: Mapped[str]
+    check_value: Mapped[str | None]
     created_at: Mapped[CreatedAt]
+    retired_at: Mapped[Timestamp | None]
+
+    __table_args__ = (CheckConstraint("(retired_at IS NULL) = (check_value IS NOT NULL)", name="retired"),)

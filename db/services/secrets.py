@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from sqlalchemy.orm import Session
 
-from db.errors import InvalidInput, NotFound
+from db.encryption import Unreadable
+from db.errors import DecryptionError, InvalidInput, NotFound
 from db.models import APIKey, User
 from db.repositories import APIKeyRepository, AuditLogRepository, UserRepository
 from db.services import rights
@@ -48,7 +49,10 @@ def open_all(
     opened = {}
     for variable, name in wanted.items():
         key = _require(keys, owner_id, name, with_value=True)
-        opened[variable] = key.encrypted_value
+        value: str | Unreadable = key.encrypted_value
+        if isinstance(value, Unreadable):
+            raise DecryptionError(value.field, value.key_id, value.reason, what=f"secret {name}")
+        opened[variable] = value
         audit.add("secret.opened", "secret", key.id, {"name": name, "deployment_id": deployment_id})
     return opened
 

@@ -12,7 +12,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-PARTS = ("tables", "audit", "pause", "ledger", "grants")
+PARTS = ("tables", "audit", "keys", "pause", "ledger", "grants")
 
 
 def upgrade() -> None:

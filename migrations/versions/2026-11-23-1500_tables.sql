@@ -82,11 +82,14 @@ CREATE TABLE audit_seals (
 ALTER TABLE audit_seals ALTER COLUMN entries SET STORAGE EXTERNAL;
 
 -- A key id this database has seen, with a value sealed by it: a process whose key does not open it stops.
+-- A retired one seals nothing any more, and has no such value.
 CREATE TABLE encryption_keys (
   id TEXT NOT NULL,
-  check_value TEXT NOT NULL,
+  check_value TEXT,
   created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
-  CONSTRAINT pk_encryption_keys PRIMARY KEY (id)
+  retired_at TIMESTAMP WITH TIME ZONE,
+  CONSTRAINT pk_encryption_keys PRIMARY KEY (id),
+  CONSTRAINT ck_encryption_keys_retired CHECK ((retired_at IS NULL) = (check_value IS NOT NULL))
 );
 
 -- A durable task. The row is the truth; a message in the broker is a doorbell that carries its id.

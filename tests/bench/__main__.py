@@ -1,6 +1,7 @@
 """`make bench`: ratios taken in one run on one machine, each with its target and PASS or MISS.
 
-BENCH_STRICT=1 makes a MISS an exit code of 1. What is not said to be a ratio is a figure of this machine.
+``make bench ARGS=encrypted`` (or ``jobs``) runs a part of it. BENCH_STRICT=1 makes a MISS an exit code of 1. What is
+not said to be a ratio is a figure of this machine.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import psycopg
 
 from db.connection import get_db_session
 from db.encryption import new_key
+from tests.bench import encrypted
 from tests.bench.report import Report, percentile
 from tests.conftest import Database, settings_from
 from tests.e2e.platform import Platform, until
@@ -249,12 +251,16 @@ def _stamps(path: Path) -> list[float]:
 
 def main() -> int:
     report = Report()
+    wanted = sys.argv[1:] or ["encrypted", "jobs"]
     print("bench: servers and workers of their own; nothing else should run on this machine")
     with platform() as bench:
-        start_workers(bench)
-        latency(bench, report)
-        costs(bench, report)
-        throughput(bench, report)
+        if "encrypted" in wanted:
+            encrypted.reading(report)
+        if "jobs" in wanted:
+            start_workers(bench)
+            latency(bench, report)
+            costs(bench, report)
+            throughput(bench, report)
     return report.exit_code
 
 

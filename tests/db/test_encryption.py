@@ -10,8 +10,6 @@ import traceback
 from collections.abc import Callable, Iterator
 
 import pytest
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import func, select, update
@@ -24,9 +22,7 @@ from db.encryption import (
     Keyring,
     MasterKey,
     decrypt_field,
-    encrypt_field,
     get_keyring,
-    new_key,
     reset_keyring,
 )
 from db.errors import DecryptionError, EncryptionError, OpsError, SettingsError
@@ -137,56 +133,6 @@ def test_without_a_key_the_error_is_one_line_that_says_what_to_set(keys):
     assert empty.ids == []
 
 
-def test_a_password_makes_the_key_that_pbkdf2_gives(keys):
-    environment = {
-        "ENCRYPTION_PASSWORD": "correct horse",
-        "ENCRYPTION_SALT": "battery staple",
-        "OPS_PBKDF2_ITERATIONS": "100000",
-    }
-    derived = PBKDF2HMAC(SHA256(), 32, b"battery staple", 100_000).derive(b"correct horse")
-    stored = keys(**environment).seal(PLAIN, "a.b")
-    assert Keyring([MasterKey(derived)]).open(stored, "a.b") == PLAIN
-    for name, value in (
-        ("ENCRYPTION_SALT", "another one"),
-        ("OPS_PBKDF2_ITERATIONS", "100001"),
-        ("ENCRYPTION_PASSWORD", "x"),
-    ):
-        with pytest.raises(DecryptionError):
-            keys(**environment | {name: value}).open(stored, "a.b")
-
-
-def test_the_password_is_derived_once_per_process(keys, monkeypatch):
-    calls = []
-    monkeypatch.setattr("db.encryption._derive", lambda *args: calls.append(args) or SECRET)
-    with settings_from({"ENCRYPTION_PASSWORD": "correct horse", "ENCRYPTION_SALT": "battery staple"}):
-        for _ in range(3):
-            assert decrypt_field(encrypt_field(PLAIN)) == PLAIN
-    assert len(calls) == 1
-
-
-def test_the_first_of_all_keys_seals(keys):
-    one, two, three = new_key(), new_key(), new_key()
-    password = {
-        "ENCRYPTION_PASSWORD": "correct horse",
-        "ENCRYPTION_SALT": "battery staple",
-        "OPS_PBKDF2_ITERATIONS": "100000",
-    }
-    only_password = keys(**password)
-    listed = keys(**password, OPS_ENCRYPTION_KEYS=f"2026:{two}, 2025:{three}")
-    all_of_them = keys(**password, ENCRYPTION_KEY=one, OPS_ENCRYPTION_KEYS=f"2026:{two},2025:{three}")
-    assert listed.ids == ["2026", "2025", only_password.ids[0]]
-    assert all_of_them.ids == [*keys(ENCRYPTION_KEY=one).ids, *listed.ids]
-    for ring in (only_password, listed, keys(ENCRYPTION_KEY=one)):
-        assert all_of_them.open(ring.seal(PLAIN, "a.b"), "a.b") == PLAIN
-
-
-def test_a_mangled_key_does_not_pass_for_another(keys):
-    key = new_key()
-    for mangled in (key[:-1], key[:20] + " " + key[20:], key[:20] + "*" + key[20:], key + key, key.replace("=", "")):
-        with pytest.raises(SettingsError, match="ENCRYPTION_KEY is malformed"):
-            keys(ENCRYPTION_KEY=mangled)
-
-
 def test_key_bytes_are_in_no_text_and_leave_no_process(keys):
     text = base64.urlsafe_b64encode(SECRET).decode()
     ring = keys(ENCRYPTION_KEY=text)
@@ -265,7 +211,7 @@ def place(owner: User, name: str, value: str | None) -> Infrastructure:
     return Infrastructure(owner_id=owner.id, name=name, encrypted_settings=value)
 
 
-@pytest.mark.parametrize("value", ["", PLAIN, "zeile\nzwei\t\0", "\ud800 alone", "ü" * 10_000])
+@pytest.mark.parametrize("value", ["", PLAIN, "zeile\nzwei\t\0", "\ud800 alone", "ü" * 10_000, "x" * 1_000_000])
 def test_the_attribute_is_plain_and_the_column_is_not(session, owner, sql, value):
     session.add_all([api_key(owner, value), place(owner, "here", value), place(owner, "none", None)])
     session.commit()
@@ -296,8 +242,9 @@ def test_a_ciphertext_copied_into_another_column_does_not_open(session, owner, s
     session.commit()
     session.expire_all()
     sql("UPDATE infrastructure SET encrypted_settings = (SELECT encrypted_value FROM api_keys)")
+    (copied,) = session.scalars(select(Infrastructure.encrypted_settings)).all()
     with pytest.raises(DecryptionError, match=r"infrastructure\.encrypted_settings does not open"):
-        session.scalars(select(Infrastructure.encrypted_settings)).all()
+        str(copied)
 
 
 def test_a_model_prints_no_secret(session, owner):

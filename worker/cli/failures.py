@@ -45,7 +45,7 @@ def _of_postgres(error: psycopg.Error) -> OpsError:
         return Conflict(f"the database took too long: {first}")
     if state[:2] == "22":
         return InvalidInput(f"the database cannot hold this value: {first}")
-    return Conflict(f"the database refused: {first}")
+    return Conflict(f"the database refused: {first}", hint=error.diag.message_hint)
 
 
 def _first(error: object) -> str:
