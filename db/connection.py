@@ -20,6 +20,7 @@ import psycopg
 from sqlalchemy import Engine, TextClause, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import ORMExecuteState, Session, UOWTransaction, sessionmaker
 
 from db.errors import DatabaseUnavailable, InvalidInput
@@ -52,19 +53,24 @@ def get_engine() -> Engine:
 
 
 def _make_engine() -> Engine:
+    return create_engine(get_settings().require_database_url(), **engine_options())
+
+
+def engine_options() -> dict[str, Any]:
+    """What an engine of this process is made with."""
     settings = get_settings()
     size, overflow = _pool_size or (settings.database_pool_size, settings.database_max_overflow)
-    return create_engine(
-        settings.require_database_url(),
-        pool_size=size,
-        max_overflow=overflow,
-        pool_pre_ping=True,
-        pool_recycle=1800,
-        echo=settings.database_debug,
+    return {
+        "pool_size": size,
+        "max_overflow": overflow,
+        "pool_timeout": settings.database_pool_timeout_seconds,
+        "pool_pre_ping": True,
+        "pool_recycle": 1800,
+        "echo": settings.database_debug,
         # Also under DATABASE_DEBUG: parameters carry what must not be printed.
-        hide_parameters=True,
-        connect_args={"connect_timeout": 5, "application_name": "ops"},
-    )
+        "hide_parameters": True,
+        "connect_args": {"connect_timeout": 5, "application_name": "ops"},
+    }
 
 
 def after_fork() -> None:
@@ -95,23 +101,57 @@ def get_db_session(**context: Any) -> Iterator[Session]:
     DatabaseUnavailable when the database cannot be reached.
     """
     session = _session_factory()(bind=get_engine())
-    if context:
-        audit_context(session, **context)
-    elif (inherited := current_context.get()) is not None:
-        session.info[_CONTEXT] = dict(inherited)
+    start_context(session, context)
+    with outages(), session:
+        yield session
+        session.commit()
+
+
+@contextmanager
+def beside(session: Session) -> Iterator[Session]:
+    """A transaction beside the session's own, on another connection: what is written in it stays, whatever becomes of
+    the session's. Keep it short, and touch no row that the session may have locked: each would wait for the other.
+    """
+    other = _session_factory()(bind=session.get_bind().engine)
+    if _CONTEXT in session.info:
+        other.info[_CONTEXT] = dict(session.info[_CONTEXT])
+    with outages(), other:
+        yield other
+        other.commit()
+
+
+@contextmanager
+def outages() -> Iterator[None]:
+    """A database that cannot be reached is DatabaseUnavailable, in one line."""
     try:
-        with session:
-            yield session
-            session.commit()
+        yield
     except OperationalError as error:
         if is_outage(error):
             raise DatabaseUnavailable(f"the database does not answer: {_first_line(error)}") from error
         raise
+    except PoolTimeoutError as error:
+        raise DatabaseUnavailable(
+            "all connections of this process are in use, and none came free in time",
+            hint="OPS_DATABASE_POOL_SIZE and OPS_DATABASE_MAX_OVERFLOW say how many there are",
+        ) from error
 
 
 @lru_cache(maxsize=1)
 def _session_factory() -> sessionmaker[Session]:
     return sessionmaker(expire_on_commit=False)
+
+
+def start_context(session: Session, context: dict[str, Any]) -> None:
+    """What a new session starts with: what is given, else what runs now says."""
+    if context:
+        audit_context(session, **context)
+    elif (inherited := current_context.get()) is not None:
+        session.info[_CONTEXT] = dict(inherited)
+
+
+def context_of(session: Session) -> dict[str, Any]:
+    """What was said of who acts in this session, by the names of the audit trail's columns."""
+    return dict(session.info.get(_CONTEXT) or {})
 
 
 def audit_context(

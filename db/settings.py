@@ -73,6 +73,7 @@ class Settings(BaseSettings):
     database_schema: Schema = Field("public", validation_alias=_env("OPS_DATABASE_SCHEMA"))
     database_pool_size: int = Field(10, ge=1, le=200, validation_alias=_env("OPS_DATABASE_POOL_SIZE"))
     database_max_overflow: int = Field(20, ge=0, le=500, validation_alias=_env("OPS_DATABASE_MAX_OVERFLOW"))
+    database_pool_timeout_seconds: float = Field(30, gt=0, le=600, validation_alias=_env("OPS_DATABASE_POOL_TIMEOUT"))
     broker_url: SecretStr | None = Field(
         None, validation_alias=_env("OPS_BROKER_URL", "CELERY_BROKER_URL", "REDIS_URL")
     )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
+from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
+from uuid import UUID
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    JsonValue,
     StringConstraints,
     ValidationError,
     field_validator,
@@ -18,7 +22,7 @@ from pydantic import (
 )
 
 from db.errors import InvalidInput
-from db.states import Environment
+from db.states import AlertStatus, DeploymentStatus, Environment
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -66,6 +70,8 @@ def _not_ours(value: str) -> str:
 
 #: A name people give: starts with a letter or digit, no spaces, 63 characters at most.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+#: The key of a row.
+Id = Annotated[int, Field(strict=True, gt=0, lt=2**63)]
 #: One word of an argv.
 Word = Annotated[str, Field(max_length=8192), AfterValidator(_no_nul)]
 Argv = Annotated[list[Word], Field(min_length=1, max_length=256)]
@@ -159,7 +165,10 @@ class InfrastructureSpec(_Spec):
 
 class UserSpec(_Spec):
     username: Name
-    email: Annotated[str, StringConstraints(pattern=r"^[^@\s\x00-\x1f]{1,64}@[^@\s\x00-\x1f]{1,255}$")]
+    email: Annotated[
+        str, StringConstraints(pattern=r"^[^@\s\x00-\x1f]{1,64}@[^@\s\x00-\x1f]{1,255}$"), AfterValidator(_no_nul)
+    ]
+    hashed_password: Annotated[str, Field(max_length=1024), AfterValidator(_no_nul)] | None = None
 
 
 class SecretSpec(_Spec):
@@ -178,6 +187,67 @@ class DeploymentSpec(_Spec):
         if ".." in value.split("/"):
             raise ValueError("no part may be '..'")
         return value
+
+
+class AuditSearch(_Spec):
+    """What the audit trail is searched for; times without a zone are taken for UTC."""
+
+    resource: Line | None = None
+    actor: Line | None = None
+    action: Line | None = None
+    task_id: UUID | None = None
+    changed: Line | None = None
+    to: JsonValue = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    @field_validator("since", "until")
+    @classmethod
+    def _aware(cls, value: datetime | None) -> datetime | None:
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+    @field_validator("to")
+    @classmethod
+    def _storable(cls, value: JsonValue) -> JsonValue:
+        _no_nul(json.dumps(value, ensure_ascii=False).replace("\\u0000", "\0"))
+        return value
+
+
+class DeploymentFilter(_Spec):
+    """Which deployments a list has."""
+
+    user_id: Id | None = None
+    application_id: Id | None = None
+    infrastructure_id: Id | None = None
+    status: DeploymentStatus | None = None
+
+
+class AlertFilter(_Spec):
+    """Which alerts a list has."""
+
+    status: AlertStatus | None = None
+    application_id: Id | None = None
+    infrastructure_id: Id | None = None
+
+
+class PageSpec(_Spec):
+    limit: Annotated[int, Field(strict=True, ge=1, le=1000)] = 50
+    after: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
+
+
+def text(value: object, what: str) -> str:
+    """The value. Raises InvalidInput unless it is text, of whatever kind."""
+    if not isinstance(value, str):
+        raise InvalidInput(f"{what} is text")
+    return value
+
+
+def storable(value: object, what: str) -> str:
+    """The value. Raises InvalidInput unless it is text that the database can hold."""
+    try:
+        return _no_nul(text(value, what))
+    except ValueError:
+        raise InvalidInput(f"{what} is text without NUL bytes or broken Unicode") from None
 
 
 def check(model: type[M], values: dict[str, Any], where: str = "") -> M:

@@ -6,6 +6,7 @@ from db.models.base import Base
 from db.models.deployment import Deployment, DeploymentLog
 from db.models.infrastructure import Infrastructure
 from db.models.job import Job
+from db.models.login_limit import LoginLimit
 from db.models.monitoring_alert import MonitoringAlert
 from db.models.process import EncryptionKey, Process, Tick
 from db.models.user import APIKey, User
@@ -20,6 +21,7 @@ __all__ = [
     "EncryptionKey",
     "Infrastructure",
     "Job",
+    "LoginLimit",
     "MonitoringAlert",
     "Process",
     "Tick",

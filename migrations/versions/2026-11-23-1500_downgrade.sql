@@ -11,4 +11,4 @@ BEGIN
 END $$;
 DROP SEQUENCE ops_fence_seq;
 DROP TABLE monitoring_alerts, deployment_logs, deployments, infrastructure, applications, api_keys, users, jobs,
-  processes, ticks, encryption_keys, audit_logs;
+  processes, ticks, encryption_keys, login_limits, audit_logs;
