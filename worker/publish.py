@@ -21,6 +21,7 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction
 
 from db.ledger import Bell
+from db.loop import off_loop
 from db.repositories.jobs import ENQUEUED
 
 log = structlog.get_logger()
@@ -168,4 +169,4 @@ def _after_transaction(session: Session, transaction: SessionTransaction) -> Non
     if transaction.parent is None and ENQUEUED in session.info:
         bells = session.info.pop(ENQUEUED)
         if session.info.pop(_COMMITTED, False):
-            session.info["ops_rung"] = ring(bells)
+            session.info["ops_rung"] = off_loop(ring, bells)

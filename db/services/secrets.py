@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy.orm import Session
 
@@ -10,7 +10,7 @@ from db.errors import InvalidInput, NotFound
 from db.models import APIKey, User
 from db.repositories import APIKeyRepository, AuditLogRepository, UserRepository
 from db.services import rights
-from db.specs import SecretSpec, check
+from db.specs import SecretSpec, check, storable
 from db.states import Role
 
 
@@ -28,6 +28,12 @@ def store(
     return keys.add(
         APIKey(user_id=user_id, service_name=spec.service_name, key_name=spec.key_name, encrypted_value=spec.value)
     )
+
+
+def list_(session: Session, *, user_id: int, actor: User | None = None) -> Sequence[APIKey]:
+    """A user's secrets by name, without their values. Raises NotFound, PermissionDenied."""
+    rights.require_self_or(actor, user_id, Role.ADMIN, "listing secrets of others")
+    return APIKeyRepository(session).get_user_keys(UserRepository(session).require(user_id).id)
 
 
 def remove(session: Session, *, user_id: int, name: str, actor: User | None = None) -> None:
@@ -55,7 +61,7 @@ def open_all(
 
 def split(name: str) -> tuple[str, str]:
     """``service/key`` as its parts. Raises InvalidInput."""
-    service, slash, key = name.partition("/")
+    service, slash, key = storable(name, "a secret's name").partition("/")
     if not slash or not service or not key:
         raise InvalidInput(f"{name!r} is no secret's name; it reads SERVICE/NAME, for example aws/access_key")
     return service, key
