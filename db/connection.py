@@ -190,16 +190,16 @@ def audit_context(
     session.info.pop(_APPLIED, None)
 
 
-def _text(said: str | None, length: int) -> str | None:
+def _text(said: object, length: int) -> str | None:
     """What a client said, so that it cannot make the write fail that it is recorded with."""
-    return clean(said[:length]) if said else None
+    return clean(str(said)[:length]) if said else None
 
 
-def _address(ip: str) -> str:
+def _address(ip: object) -> str:
     try:
-        return str(ip_address(ip.partition("%")[0]))  # a zone means something on its own host only
+        return str(ip_address(str(ip).partition("%")[0]))  # a zone means something on its own host only
     except ValueError:
-        raise InvalidInput(f"{ip!r} is not an IP address") from None
+        raise InvalidInput(f"{str(ip)[:60]!r} is not an IP address") from None
 
 
 def _job_id(task_id: UUID | str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
@@ -79,9 +80,8 @@ Argv = Annotated[list[Word], Field(min_length=1, max_length=256)]
 Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"), AfterValidator(_not_ours)]
 Value = Annotated[str, Field(max_length=32_768), AfterValidator(_no_nul)]
 #: A secret's name: service/key.
-SecretName = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}/[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
-]
+SERVICE_AND_KEY = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}/[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+SecretName = Annotated[str, StringConstraints(pattern=SERVICE_AND_KEY)]
 Url = Annotated[str, Field(max_length=2048), AfterValidator(_printable), AfterValidator(_http_url)]
 AbsolutePath = Annotated[str, Field(max_length=4096), AfterValidator(_no_nul), AfterValidator(_absolute)]
 Line = Annotated[str, Field(max_length=500), AfterValidator(_printable)]
@@ -189,6 +189,15 @@ class DeploymentSpec(_Spec):
         return value
 
 
+def _texts(value: JsonValue) -> Iterator[str]:
+    """Every text in a document, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for part in value if isinstance(value, list) else [*value, *value.values()]:
+            yield from _texts(part)
+
+
 class AuditSearch(_Spec):
     """What the audit trail is searched for; times without a zone are taken for UTC."""
 
@@ -209,7 +218,9 @@ class AuditSearch(_Spec):
     @field_validator("to")
     @classmethod
     def _storable(cls, value: JsonValue) -> JsonValue:
-        _no_nul(json.dumps(value, ensure_ascii=False).replace("\\u0000", "\0"))
+        json.dumps(value, allow_nan=False)
+        for said in _texts(value):
+            _no_nul(said)
         return value
 
 

@@ -58,11 +58,10 @@ def authenticate(session: Session, *, username: str, password: str) -> User | No
     found = _admit(session, username, keys)
     right, renewed = passwords.check(password, found.hashed_password if found else None)
     if found is not None and right and found.is_active:
-        users = UserRepository(session)
-        user = users.note_login(found, renewed)
+        _give_back(session, keys)  # first, while the session may hold no connection yet
+        user = UserRepository(session).note_login(found, renewed)
         if user is not None:
             AuditLogRepository(session).add("user.login", "user", user.id)
-            _give_back(session, keys)
             return user
         reason = "changed in the meantime"
     else:
