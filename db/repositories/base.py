@@ -78,7 +78,10 @@ class Repository(Generic[M]):
             raise InvalidInput(f"the id of {self._a()} is a number")
         if not 0 < key < 2**63:
             return None  # the database would not take it for a key
-        return self.session.get(self.model, key, options=options)
+        if not options:
+            return self.session.get(self.model, key)
+        # Asked for even where the session has the row: it may not have loaded with it what is wanted now.
+        return self.session.scalar(select(self.model).where(self.model.id == key).options(*options))
 
     def require(self, key: Any, *options: Any) -> M:
         """The row. Raises NotFound, InvalidInput."""

@@ -177,8 +177,9 @@ CREATE TABLE users (
   CONSTRAINT pk_users PRIMARY KEY (id),
   CONSTRAINT ck_users_role CHECK (role IN ('viewer', 'operator', 'admin'))
 );
-CREATE UNIQUE INDEX uq_users_email ON users (lower(email));
+-- The name first: where both are taken, it is the name that one is told of.
 CREATE UNIQUE INDEX uq_users_username ON users (lower(username));
+CREATE UNIQUE INDEX uq_users_email ON users (lower(email));
 
 -- A secret named ``service_name/key_name`` that belongs to a user; encrypted in the table.
 CREATE TABLE api_keys (
