@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
@@ -22,6 +23,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import ORMExecuteState, Session, UOWTransaction, sessionmaker
+from sqlalchemy.pool import QueuePool
 
 from db.errors import DatabaseUnavailable, InvalidInput
 from db.ledger import clean
@@ -71,6 +73,22 @@ def engine_options() -> dict[str, Any]:
         "hide_parameters": True,
         "connect_args": {"connect_timeout": 5, "application_name": "ops"},
     }
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStats:
+    """One pool at one moment. ``limit`` is how many connections it may open at once; sessions wait beyond it."""
+
+    in_use: int
+    idle: int
+    limit: int
+
+
+def pool_stats(engine: Engine | None = None) -> PoolStats:
+    """The pool of an engine (an async one's ``sync_engine``), or of this process's own; opens no connection."""
+    pool = (engine or get_engine()).pool
+    assert isinstance(pool, QueuePool)
+    return PoolStats(pool.checkedout(), pool.checkedin(), pool.size() + pool._max_overflow)
 
 
 def after_fork() -> None:

@@ -15,6 +15,7 @@ import base64
 import hashlib
 import re
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn
 
@@ -39,6 +40,27 @@ _KEY_ID = re.compile(r"^[A-Za-z0-9_-]{1,32}$")
 def new_key() -> str:
     """A fresh master key for ENCRYPTION_KEY: 32 random bytes, base64."""
     return Fernet.generate_key().decode()
+
+
+class Timing:
+    """How often something was done in this process, and how long that took; two additions, so always on.
+
+    Threads that add at once may lose a count now and then: it is a measure, not a ledger.
+    """
+
+    __slots__ = ("count", "failures", "seconds")
+
+    def __init__(self) -> None:
+        self.count = self.failures = 0
+        self.seconds = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.count += 1
+        self.seconds += seconds
+
+
+#: Of Fernet's work alone, for those who watch it.
+sealed, opened = Timing(), Timing()
 
 
 class MasterKey:
@@ -98,7 +120,9 @@ class Keyring:
         """Encrypt one value for one field. Raises EncryptionError when there is no key."""
         if self.primary is None:
             raise _no_key()
+        start = time.perf_counter()
         token = self.primary.fernet(label).encrypt(plaintext.encode("utf-8", "surrogatepass"))
+        sealed.add(time.perf_counter() - start)
         return f"{VERSION}:{self.primary.id}:{token.decode()}"
 
     def open(self, stored: str, label: str) -> str:
@@ -110,10 +134,14 @@ class Keyring:
         key = self._keys.get(key_id)
         if key is None:
             raise DecryptionError(label, key_id, "this process does not hold that key")
+        start = time.perf_counter()
         try:
             return key.fernet(label).decrypt(token.encode()).decode("utf-8", "surrogatepass")
         except (InvalidToken, ValueError):
+            opened.failures += 1
             raise DecryptionError(label, key_id, "damaged, or sealed for another field or key") from None
+        finally:
+            opened.add(time.perf_counter() - start)
 
 
 def _no_key() -> EncryptionError:

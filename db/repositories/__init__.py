@@ -9,6 +9,7 @@ from db.repositories.infrastructure import InfrastructureRepository
 from db.repositories.jobs import JobRepository, JobSpec
 from db.repositories.login_limits import LoginLimitRepository
 from db.repositories.processes import ProcessRepository
+from db.repositories.stats import StatsRepository
 from db.repositories.ticks import TickRepository
 from db.repositories.users import APIKeyRepository, UserRepository
 
@@ -27,6 +28,7 @@ __all__ = [
     "Page",
     "ProcessRepository",
     "Repository",
+    "StatsRepository",
     "TickRepository",
     "UserRepository",
 ]
