@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
@@ -20,7 +21,9 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Engine, TextClause, create_engine, event, text
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import ORMExecuteState, Session, UOWTransaction, sessionmaker
+from sqlalchemy.pool import QueuePool
 
 from db.errors import DatabaseUnavailable, InvalidInput
 from db.ledger import CONNECT, Ledger, clean
@@ -56,20 +59,41 @@ def get_engine() -> Engine:
 
 
 def _make_engine() -> Engine:
+    return create_engine(get_settings().require_database_url(), **engine_options())
+
+
+def engine_options() -> dict[str, Any]:
+    """What an engine of this process is made with."""
     settings = get_settings()
     size, overflow = _pool_size or (settings.database_pool_size, settings.database_max_overflow)
-    return create_engine(
-        settings.require_database_url(),
-        pool_size=size,
-        max_overflow=overflow,
-        pool_pre_ping=True,
-        pool_recycle=1800,
-        echo=settings.database_debug,
+    return {
+        "pool_size": size,
+        "max_overflow": overflow,
+        "pool_timeout": settings.database_pool_timeout_seconds,
+        "pool_pre_ping": True,
+        "pool_recycle": 1800,
+        "echo": settings.database_debug,
         # Also under DATABASE_DEBUG: parameters carry what must not be printed.
-        hide_parameters=True,
+        "hide_parameters": True,
         # A host that is gone without a word is noticed within seconds; the system's own defaults take hours.
-        connect_args=CONNECT | {"connect_timeout": 5, "application_name": "ops"} | session_arguments(),
-    )
+        "connect_args": CONNECT | {"connect_timeout": 5, "application_name": "ops"} | session_arguments(),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStats:
+    """One pool at one moment. ``limit`` is how many connections it may open at once; sessions wait beyond it."""
+
+    in_use: int
+    idle: int
+    limit: int
+
+
+def pool_stats(engine: Engine | None = None) -> PoolStats:
+    """The pool of an engine (an async one's ``sync_engine``), or of this process's own; opens no connection."""
+    pool = (engine or get_engine()).pool
+    assert isinstance(pool, QueuePool)
+    return PoolStats(pool.checkedout(), pool.checkedin(), pool.size() + pool._max_overflow)
 
 
 def session_arguments() -> dict[str, Any]:
@@ -116,25 +140,59 @@ def get_db_session(*, read_only: bool = False, **context: Any) -> Iterator[Sessi
     engine = get_engine()
     # In the BEGIN itself: no statement more.
     session = _session_factory()(bind=engine.execution_options(postgresql_readonly=True) if read_only else engine)
-    if context:
-        audit_context(session, **context)
-    elif (inherited := current_context.get()) is not None:
-        session.info[_CONTEXT] = dict(inherited)
+    start_context(session, context)
+    with outages(), session:
+        yield session
+        session.commit()
+
+
+@contextmanager
+def beside(session: Session) -> Iterator[Session]:
+    """A transaction beside the session's own, on another connection: what is written in it stays, whatever becomes of
+    the session's. Keep it short, and touch no row that the session may have locked: each would wait for the other.
+    """
+    other = _session_factory()(bind=session.get_bind().engine)
+    if _CONTEXT in session.info:
+        other.info[_CONTEXT] = dict(session.info[_CONTEXT])
+    with outages(), other:
+        yield other
+        other.commit()
+
+
+@contextmanager
+def outages() -> Iterator[None]:
+    """A database that cannot be reached is DatabaseUnavailable, in one line."""
     try:
-        with session:
-            yield session
-            session.commit()
+        yield
     except OperationalError as error:
         if is_outage(error):
             line = _first_line(error)
             hint = "OPS_DATABASE_POOLER=transaction" if "unsupported startup parameter" in line else None
             raise DatabaseUnavailable(f"the database does not answer: {line}", hint=hint) from error
         raise
+    except PoolTimeoutError as error:
+        raise DatabaseUnavailable(
+            "all connections of this process are in use, and none came free in time",
+            hint="OPS_DATABASE_POOL_SIZE and OPS_DATABASE_MAX_OVERFLOW say how many there are",
+        ) from error
 
 
 @lru_cache(maxsize=1)
 def _session_factory() -> sessionmaker[Session]:
     return sessionmaker(expire_on_commit=False)
+
+
+def start_context(session: Session, context: dict[str, Any]) -> None:
+    """What a new session starts with: what is given, else what runs now says."""
+    if context:
+        audit_context(session, **context)
+    elif (inherited := current_context.get()) is not None:
+        session.info[_CONTEXT] = dict(inherited)
+
+
+def context_of(session: Session) -> dict[str, Any]:
+    """What was said of who acts in this session, by the names of the audit trail's columns."""
+    return dict(session.info.get(_CONTEXT) or {})
 
 
 def audit_context(
@@ -173,16 +231,16 @@ def audit_context(
     session.info.pop(_APPLIED, None)
 
 
-def _text(said: str | None, length: int) -> str | None:
+def _text(said: object, length: int) -> str | None:
     """What a client said, so that it cannot make the write fail that it is recorded with."""
-    return clean(said[:length]) if said else None
+    return clean(str(said)[:length]) if said else None
 
 
-def _address(ip: str) -> str:
+def _address(ip: object) -> str:
     try:
-        return str(ip_address(ip.partition("%")[0]))  # a zone means something on its own host only
+        return str(ip_address(str(ip).partition("%")[0]))  # a zone means something on its own host only
     except ValueError:
-        raise InvalidInput(f"{ip!r} is not an IP address") from None
+        raise InvalidInput(f"{str(ip)[:60]!r} is not an IP address") from None
 
 
 def _job_id(task_id: UUID | str) -> str:

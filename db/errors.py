@@ -9,7 +9,8 @@
     ├── Refused                      5    understood, and not allowed
     │   ├── AlreadyExists                 a unique name is taken
     │   ├── Conflict                      the row is not in the state this needs, or somebody was faster
-    │   └── PermissionDenied              the actor's role does not allow it
+    │   ├── PermissionDenied              the actor's role does not allow it
+    │   └── Throttled                     too many failed logins; try again later
     ├── Unavailable                  3    something the platform needs does not answer
     │   ├── DatabaseUnavailable
     │   ├── BrokerUnavailable
@@ -72,6 +73,17 @@ class Conflict(Refused):
 
 class PermissionDenied(Refused):
     """The role of this user does not allow it."""
+
+
+class Throttled(Refused):
+    """Too many attempts to log in.
+
+    ``retry_after`` says in how many seconds the next one is looked at.
+    """
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(f"too many attempts to log in; try again in {retry_after} s")
+        self.retry_after = retry_after
 
 
 class Unavailable(OpsError):

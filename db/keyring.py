@@ -12,6 +12,7 @@ import base64
 import hashlib
 import re
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
@@ -37,6 +38,27 @@ def new_key() -> str:
 
 def is_key_id(text: str) -> bool:
     return _KEY_ID.fullmatch(text) is not None
+
+
+class Timing:
+    """How often something was done in this process, and how long that took; two additions, so always on.
+
+    Threads that add at once may lose a count now and then: it is a measure, not a ledger.
+    """
+
+    __slots__ = ("count", "failures", "seconds")
+
+    def __init__(self) -> None:
+        self.count = self.failures = 0
+        self.seconds = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.count += 1
+        self.seconds += seconds
+
+
+#: Of Fernet's work alone, for those who watch it.
+sealed, opened = Timing(), Timing()
 
 
 class MasterKey:
@@ -109,7 +131,9 @@ class Keyring:
         """Encrypt one value for one field. Raises EncryptionError when there is no key."""
         if self.primary is None:
             raise _no_key()
+        start = time.perf_counter()
         token = self.primary.fernet(label).encrypt(plaintext.encode("utf-8", "surrogatepass"))
+        sealed.add(time.perf_counter() - start)
         return f"{VERSION}:{self.primary.id}:{token.decode()}"
 
     def open(self, stored: str, label: str) -> str:
@@ -122,10 +146,14 @@ class Keyring:
         if key is None:
             # What stands there may be anything: only what can be an id is repeated.
             raise DecryptionError(label, key_id if is_key_id(key_id) else None, "this process does not hold that key")
+        start = time.perf_counter()
         try:
             return key.fernet(label).decrypt(token.encode()).decode("utf-8", "surrogatepass")
         except (InvalidToken, ValueError):
+            opened.failures += 1
             raise DecryptionError(label, key_id, "damaged, or sealed for another field or key") from None
+        finally:
+            opened.add(time.perf_counter() - start)
 
 
 def _no_key() -> EncryptionError:

@@ -85,6 +85,7 @@ class Settings(BaseSettings):
     database_max_overflow: int = Field(20, ge=0, le=500, validation_alias=_env("OPS_DATABASE_MAX_OVERFLOW"))
     database_pooler: Literal["none", "transaction"] = Field("none", validation_alias=_env("OPS_DATABASE_POOLER"))
     statement_seconds: int = Field(60, ge=0, le=86400, validation_alias=_env("OPS_DATABASE_STATEMENT_SECONDS"))
+    database_pool_timeout_seconds: float = Field(30, gt=0, le=600, validation_alias=_env("OPS_DATABASE_POOL_TIMEOUT"))
     broker_url: SecretStr | None = Field(
         None, validation_alias=_env("OPS_BROKER_URL", "CELERY_BROKER_URL", "REDIS_URL")
     )

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
+from uuid import UUID
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    JsonValue,
     StringConstraints,
     ValidationError,
     field_validator,
@@ -18,7 +23,7 @@ from pydantic import (
 )
 
 from db.errors import InvalidInput
-from db.states import Environment
+from db.states import AlertStatus, DeploymentStatus, Environment
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -66,20 +71,22 @@ def _not_ours(value: str) -> str:
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 _VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"
-_SERVICE_KEY = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}/[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+SERVICE_AND_KEY = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}/[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 _VERSION = r"^[A-Za-z0-9][A-Za-z0-9._+:@/-]{0,199}$"
 _EMAIL = r"^[^@\s\x00-\x1f]{1,64}@[^@\s\x00-\x1f]{1,255}$"
 #: What fits, for people: a pattern tells them nothing.
 _FITS = {
     _NAME: "a name is up to 63 letters, digits and . _ -, and begins with a letter or digit",
     _VARIABLE: "a variable's name is up to 128 letters, digits and _, and does not begin with a digit",
-    _SERVICE_KEY: "a secret is named SERVICE/NAME, for example aws/access_key",
+    SERVICE_AND_KEY: "a secret is named SERVICE/NAME, for example aws/access_key",
     _VERSION: "a version is up to 200 letters, digits and . _ + : @ / -, and begins with a letter or digit",
     _EMAIL: "an e-mail address is needed, for example alice@example.com",
 }
 
 #: A name people give: starts with a letter or digit, no spaces, 63 characters at most.
 Name = Annotated[str, StringConstraints(pattern=_NAME)]
+#: The key of a row.
+Id = Annotated[int, Field(strict=True, gt=0, lt=2**63)]
 #: One word of an argv.
 Word = Annotated[str, Field(max_length=8192), AfterValidator(_no_nul)]
 Argv = Annotated[list[Word], Field(min_length=1, max_length=256)]
@@ -87,7 +94,7 @@ Argv = Annotated[list[Word], Field(min_length=1, max_length=256)]
 Variable = Annotated[str, StringConstraints(pattern=_VARIABLE), AfterValidator(_not_ours)]
 Value = Annotated[str, Field(max_length=32_768), AfterValidator(_no_nul)]
 #: A secret's name: service/key.
-SecretName = Annotated[str, StringConstraints(pattern=_SERVICE_KEY)]
+SecretName = Annotated[str, StringConstraints(pattern=SERVICE_AND_KEY)]
 Url = Annotated[str, Field(max_length=2048), AfterValidator(_printable), AfterValidator(_http_url)]
 AbsolutePath = Annotated[str, Field(max_length=4096), AfterValidator(_no_nul), AfterValidator(_absolute)]
 Line = Annotated[str, Field(max_length=500), AfterValidator(_printable)]
@@ -171,7 +178,8 @@ class InfrastructureSpec(_Spec):
 
 class UserSpec(_Spec):
     username: Name
-    email: Annotated[str, StringConstraints(pattern=_EMAIL)]
+    email: Annotated[str, StringConstraints(pattern=_EMAIL), AfterValidator(_no_nul)]
+    hashed_password: Annotated[str, Field(max_length=1024), AfterValidator(_no_nul)] | None = None
 
 
 class SecretSpec(_Spec):
@@ -191,6 +199,78 @@ class DeploymentSpec(_Spec):
         if ".." in value.split("/"):
             raise ValueError("no part may be '..'")
         return value
+
+
+def _texts(value: JsonValue) -> Iterator[str]:
+    """Every text in a document, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for part in value if isinstance(value, list) else [*value, *value.values()]:
+            yield from _texts(part)
+
+
+class AuditSearch(_Spec):
+    """What the audit trail is searched for; times without a zone are taken for UTC."""
+
+    resource: Line | None = None
+    actor: Line | None = None
+    action: Line | None = None
+    task_id: UUID | None = None
+    changed: Line | None = None
+    to: JsonValue = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    @field_validator("since", "until")
+    @classmethod
+    def _aware(cls, value: datetime | None) -> datetime | None:
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+    @field_validator("to")
+    @classmethod
+    def _storable(cls, value: JsonValue) -> JsonValue:
+        json.dumps(value, allow_nan=False)
+        for said in _texts(value):
+            _no_nul(said)
+        return value
+
+
+class DeploymentFilter(_Spec):
+    """Which deployments a list has."""
+
+    user_id: Id | None = None
+    application_id: Id | None = None
+    infrastructure_id: Id | None = None
+    status: DeploymentStatus | None = None
+
+
+class AlertFilter(_Spec):
+    """Which alerts a list has."""
+
+    status: AlertStatus | None = None
+    application_id: Id | None = None
+    infrastructure_id: Id | None = None
+
+
+class PageSpec(_Spec):
+    limit: Annotated[int, Field(strict=True, ge=1, le=1000)] = 50
+    after: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
+
+
+def text(value: object, what: str) -> str:
+    """The value. Raises InvalidInput unless it is text, of whatever kind."""
+    if not isinstance(value, str):
+        raise InvalidInput(f"{what} is text")
+    return value
+
+
+def storable(value: object, what: str) -> str:
+    """The value. Raises InvalidInput unless it is text that the database can hold."""
+    try:
+        return _no_nul(text(value, what))
+    except ValueError:
+        raise InvalidInput(f"{what} is text without NUL bytes or broken Unicode") from None
 
 
 def check(model: type[M], values: dict[str, Any], where: str = "") -> M:

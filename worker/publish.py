@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 from db.errors import InvalidInput
 from db.ledger import Bell
+from db.loop import off_loop
 from db.repositories.jobs import ENQUEUED
 
 log = structlog.get_logger()
@@ -197,4 +198,4 @@ def _after_transaction(session: Session, transaction: SessionTransaction) -> Non
     if transaction.parent is None and ENQUEUED in session.info:
         bells = session.info.pop(ENQUEUED)
         if session.info.pop(_COMMITTED, False):
-            session.info["ops_rung"] = ring(bells)
+            session.info["ops_rung"] = off_loop(ring, bells)

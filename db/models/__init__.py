@@ -8,6 +8,7 @@ from db.models.deployment import Deployment, DeploymentLog
 from db.models.infrastructure import Infrastructure
 from db.models.job import Job
 from db.models.ledger_state import LedgerState
+from db.models.login_limit import LoginLimit
 from db.models.monitoring_alert import MonitoringAlert
 from db.models.process import EncryptionKey, Process, Tick
 from db.models.user import APIKey, User
@@ -24,6 +25,7 @@ __all__ = [
     "Infrastructure",
     "Job",
     "LedgerState",
+    "LoginLimit",
     "MonitoringAlert",
     "Process",
     "Tick",

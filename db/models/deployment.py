@@ -38,7 +38,7 @@ class Deployment(Base):
     created_at: Mapped[CreatedAt]
     updated_at: Mapped[UpdatedAt]
 
-    user: Mapped[User] = relationship(lazy="raise")
+    user: Mapped[User] = relationship(back_populates="deployments", lazy="raise")
     application: Mapped[Application] = relationship(lazy="raise")
     infrastructure: Mapped[Infrastructure] = relationship(lazy="raise")
     job: Mapped[Job | None] = relationship(lazy="raise")
@@ -50,6 +50,7 @@ class Deployment(Base):
         CheckConstraint("(status IN ('failed', 'error')) <= (error_message IS NOT NULL)", name="error_message"),
         # What the lists ask for: newest first, by user, application, infrastructure, status.
         Index("ix_deployments_user_id", "user_id", "id"),
+        Index("ix_deployments_user_id_status", "user_id", "status", "id"),
         Index("ix_deployments_application_id", "application_id", "infrastructure_id", "id"),
         Index("ix_deployments_infrastructure_id", "infrastructure_id", "id"),
         Index("ix_deployments_status", "status", "id"),

@@ -34,5 +34,5 @@ class Infrastructure(Versioned, Base):
         one_of("environment", Environment),
         CheckConstraint("jsonb_typeof(settings) = 'object'", name="settings"),
         Index("uq_infrastructure_name", text("lower(name)"), unique=True),
-        Index("ix_infrastructure_owner_id", "owner_id"),
+        Index("ix_infrastructure_owner_id", "owner_id", "id"),
     )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from sqlalchemy import ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from db.encryption import Encrypted
 from db.models.base import Base, BigInt, CreatedAt, Key, Timestamp, UpdatedAt, Versioned, one_of
 from db.states import Role
+
+if TYPE_CHECKING:
+    from db.models.deployment import Deployment
 
 
 class User(Versioned, Base):
@@ -26,6 +31,8 @@ class User(Versioned, Base):
     updated_at: Mapped[UpdatedAt]
 
     api_keys: Mapped[list[APIKey]] = relationship(back_populates="user", lazy="raise", passive_deletes=True)
+    # Deleting a user who has deployed is for the database to refuse.
+    deployments: Mapped[list[Deployment]] = relationship(back_populates="user", lazy="raise", passive_deletes="all")
 
     __table_args__ = (
         one_of("role", Role),

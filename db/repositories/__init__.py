@@ -1,12 +1,17 @@
 """SQL, one statement per method."""
 
+from db.repositories.alerts import MonitoringAlertRepository
 from db.repositories.applications import ApplicationRepository
 from db.repositories.audit_logs import AuditLogRepository
-from db.repositories.base import Page, Repository
+from db.repositories.base import NumberedPage, Page, Repository
 from db.repositories.deployments import DeploymentLogRepository, DeploymentRepository
 from db.repositories.encryption import EncryptedTable, EncryptionKeyRepository, StoredRow, encrypted_tables
 from db.repositories.infrastructure import InfrastructureRepository
 from db.repositories.jobs import JobRepository, JobSpec
+from db.repositories.login_limits import LoginLimitRepository
+from db.repositories.processes import ProcessRepository
+from db.repositories.stats import StatsRepository
+from db.repositories.ticks import TickRepository
 from db.repositories.users import APIKeyRepository, UserRepository
 
 __all__ = [
@@ -20,9 +25,15 @@ __all__ = [
     "InfrastructureRepository",
     "JobRepository",
     "JobSpec",
+    "LoginLimitRepository",
+    "MonitoringAlertRepository",
+    "NumberedPage",
     "Page",
+    "ProcessRepository",
     "Repository",
+    "StatsRepository",
     "StoredRow",
+    "TickRepository",
     "UserRepository",
     "encrypted_tables",
 ]

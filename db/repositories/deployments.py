@@ -7,15 +7,15 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, func, insert, select, update
-from sqlalchemy.orm import defer, selectinload
+from sqlalchemy.orm import Session, defer, selectinload
 
 from db.connection import apply_context
-from db.models import Deployment, DeploymentLog, Infrastructure
-from db.repositories.base import Page, Repository
+from db.models import Deployment, DeploymentLog, Infrastructure, User
+from db.repositories.base import Page, Repository, bounded
 from db.states import DeploymentStatus
 
 WITH_NAMES = (
-    selectinload(Deployment.user),
+    selectinload(Deployment.user).defer(User.hashed_password),
     selectinload(Deployment.application),
     selectinload(Deployment.infrastructure).options(defer(Infrastructure.encrypted_settings, raiseload=True)),
 )
@@ -51,6 +51,24 @@ class DeploymentRepository(Repository[Deployment]):
     ) -> Page[Deployment]:
         return self.list_(*where, limit=limit, before=before, options=WITH_NAMES)
 
+    def search(
+        self,
+        *,
+        user_id: int | None = None,
+        application_id: int | None = None,
+        infrastructure_id: int | None = None,
+        status: DeploymentStatus | str | None = None,
+        limit: int = 50,
+        before: int | None = None,
+    ) -> Page[Deployment]:
+        """Deployments with their names, newest first. Raises InvalidInput for no status."""
+        asked = {
+            "user_id": user_id, "application_id": application_id, "infrastructure_id": infrastructure_id,
+            "status": status,
+        }  # fmt: skip
+        where = [getattr(Deployment, name) == value for name, value in asked.items() if value is not None]
+        return self.list_with_names(*where, limit=limit, before=before)
+
     def latest(self, application_id: int, infrastructure_id: int, *statuses: DeploymentStatus) -> Deployment | None:
         """The newest deployment of an application on an infrastructure, of these statuses or any."""
         where = [Deployment.application_id == application_id, Deployment.infrastructure_id == infrastructure_id]
@@ -59,7 +77,7 @@ class DeploymentRepository(Repository[Deployment]):
         return self.session.scalar(select(Deployment).where(*where).order_by(Deployment.id.desc()).limit(1))
 
     def move(
-        self, deployment_id: int, came_from: Sequence[DeploymentStatus], to: DeploymentStatus, **values: Any
+        self, deployment_id: int, came_from: Sequence[DeploymentStatus], to: DeploymentStatus, /, **values: Any
     ) -> Deployment | None:
         """Compare and set: the deployment, or None when it was in none of these statuses."""
         apply_context(self.session)
@@ -75,7 +93,7 @@ class DeploymentRepository(Repository[Deployment]):
 class DeploymentLogRepository:
     """Log chunks: appended, followed by a cursor, removed with their deployment or by retention."""
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Session) -> None:
         self.session = session
 
     def append(self, chunks: Sequence[dict[str, Any]]) -> None:
@@ -86,4 +104,4 @@ class DeploymentLogRepository:
     def after(self, deployment_id: int, cursor: int = 0, *, limit: int = 500) -> Sequence[DeploymentLog]:
         """Chunks that came after the cursor, which is the id of the last one seen."""
         query = select(DeploymentLog).where(DeploymentLog.deployment_id == deployment_id, DeploymentLog.id > cursor)
-        return self.session.scalars(query.order_by(DeploymentLog.id).limit(limit)).all()  # type: ignore[no-any-return]
+        return self.session.scalars(query.order_by(DeploymentLog.id).limit(bounded(limit))).all()

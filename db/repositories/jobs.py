@@ -18,7 +18,7 @@ from db.connection import apply_context
 from db.errors import InvalidInput, NotFound
 from db.ledger import Bell
 from db.models import Job
-from db.repositories.base import MAX_LIMIT, Page
+from db.repositories.base import Page, keyset
 from db.states import JobState
 
 #: Where a session keeps the bells to ring after its commit; the worker package rings them, if it is there.
@@ -146,11 +146,7 @@ class JobRepository:
             query = query.where(Job.state == state)
         if task is not None:
             query = query.where(Job.task == task)
-        if before is not None:
-            query = query.where(Job.seq < before)
-        limit = max(1, min(limit, MAX_LIMIT))
-        rows = self.session.scalars(query.order_by(Job.seq.desc()).limit(limit + 1)).all()
-        return Page(rows[:limit], rows[limit - 1].seq if len(rows) > limit else None)
+        return keyset(self.session, query, Job.seq, limit, before)
 
     def get(self, job_id: UUID) -> Job | None:
         return self.session.get(Job, job_id)

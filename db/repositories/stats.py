@@ -3,17 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import func, select, text, tuple_
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from db.models import Deployment, Job, LedgerState, MonitoringAlert, Process, Tick
+from db.models import AuditLog, Deployment, Job, LedgerState, MonitoringAlert, Process, Tick
 from db.states import AlertStatus, DeploymentStatus, JobState
 
 #: A process that was not seen for so long is taken for dead.
 ALIVE = timedelta(seconds=20)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A kind of statement since the server's statistics began; times in milliseconds."""
+
+    text: str
+    calls: int
+    mean_ms: float
+    total_ms: float
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class AuditGrowth:
+    """The trail: its size, about how many entries it has (the server's estimate), and how many came lately."""
+
+    bytes: int
+    entries: int
+    lately: int
+
+
+@dataclass(frozen=True, slots=True)
+class FailedLogins:
+    """Logins that failed lately: how many, of how many names and addresses, and how often somebody had to wait."""
+
+    failed: int
+    usernames: int
+    addresses: int
+    throttled: int
 
 
 class StatsRepository:
@@ -102,3 +134,48 @@ class StatsRepository:
             tuple_(Job.priority, Job.seq) < tuple_(job.priority, job.seq),
         )
         return self.session.scalar(query) or 0
+
+    def slowest_queries(self, limit: int = 10) -> list[Query] | None:
+        """What the database has spent most time on; None where the extension pg_stat_statements is not there, not
+        loaded, or not ours to read."""
+        home = self.session.scalar(
+            text("SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'pg_stat_statements'")
+        )
+        if home is None:
+            return None
+        query = text(
+            f"""SELECT query, calls, mean_exec_time, total_exec_time, rows FROM {home}.pg_stat_statements
+            WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+            ORDER BY total_exec_time DESC LIMIT :limit"""  # noqa: S608 - quoted by the server
+        )
+        try:
+            with self.session.begin_nested():
+                return [Query(*row) for row in self.session.execute(query, {"limit": limit})]
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", "") in ("55000", "42501"):
+                return None
+            raise
+
+    def audit_growth(self, lately: timedelta = timedelta(hours=1)) -> AuditGrowth:
+        """How much the audit trail holds, and how fast it grows."""
+        table = f"{AuditLog.__table__.schema}.{AuditLog.__tablename__}"
+        size = self.session.execute(
+            text(
+                """SELECT coalesce(sum(pg_total_relation_size(inhrelid)), 0), coalesce(sum(greatest(reltuples, 0)), 0)
+                FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid WHERE inhparent = cast(:table AS regclass)"""
+            ),
+            {"table": table},
+        ).one()
+        fresh = self.session.scalar(select(func.count()).where(AuditLog.at > func.now() - lately))
+        return AuditGrowth(int(size[0]), int(size[1]), fresh or 0)
+
+    def failed_logins(self, lately: timedelta = timedelta(hours=1)) -> FailedLogins:
+        """How many logins failed, and from where; many names from one address, or one name from many, is an attack."""
+        failed, throttled = AuditLog.action == "user.login_failed", AuditLog.action == "user.login_throttled"
+        query = select(
+            func.count().filter(failed),
+            func.count(func.distinct(AuditLog.details["username"].astext)).filter(failed),
+            func.count(func.distinct(AuditLog.ip_address)).filter(failed),
+            func.coalesce(func.sum(AuditLog.details["refused"].as_integer()).filter(throttled), 0),
+        ).where(AuditLog.action.in_(("user.login_failed", "user.login_throttled")), AuditLog.at > func.now() - lately)
+        return FailedLogins(*self.session.execute(query).one())

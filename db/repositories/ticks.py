@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -17,6 +18,13 @@ class TickRepository:
     def __init__(self, session: Session) -> None:
         self.session = session
         self._schema = getattr(func, Tick.__table__.schema or "public")
+
+    def get(self, name: str) -> Tick | None:
+        return self.session.get(Tick, name)
+
+    def list_(self) -> Sequence[Tick]:
+        """All periodic jobs by name; there are a handful."""
+        return self.session.scalars(select(Tick).order_by(Tick.name)).all()
 
     def due(self, name: str, every: timedelta) -> bool:
         """True for one caller per interval, and marks it as run."""

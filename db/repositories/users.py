@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from sqlalchemy import func, select, update
-from sqlalchemy.orm import defer, joinedload
+from sqlalchemy.orm import defer, selectinload
 
 from db.connection import apply_context
 from db.errors import NotFound
 from db.models import APIKey, User
 from db.repositories.base import Page, Repository
 from db.states import Role
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """An account as a login sees it."""
+
+    id: int
+    hashed_password: str | None = field(repr=False)
+    is_active: bool
 
 
 class UserRepository(Repository[User]):
@@ -30,21 +41,36 @@ class UserRepository(Repository[User]):
             raise NotFound(f"there is no user {username!r}")
         return user
 
+    def get_with_relations(self, user_id: int) -> User | None:
+        """A user with their secrets, whose values are not loaded."""
+        return self.get(user_id, selectinload(User.api_keys).options(*APIKeyRepository.list_options))
+
+    def get_credentials(self, username: str) -> Credentials | None:
+        """What a login is checked against."""
+        query = select(User.id, User.hashed_password, User.is_active).where(
+            func.lower(User.username) == username.lower()
+        )
+        row = self.session.execute(query).one_or_none()
+        return Credentials(*row) if row else None
+
     def lock_active_admins(self) -> list[int]:
         """The ids of all active admins, who stay so until this transaction ends."""
         query = select(User.id).where(User.role == Role.ADMIN, User.is_active).order_by(User.id)
         return list(self.session.scalars(query.with_for_update()))
 
-    def note_login(self, user: User) -> None:
-        """Set the time of the last login; whoever edits the user meanwhile is not disturbed by it."""
+    def note_login(self, checked: Credentials, renewed: str | None = None) -> User | None:
+        """Set the time of the last login, and the hash where there is a better one: the user, or None where the
+        account is not any more as it was checked. Whoever edits the user meanwhile is not disturbed by it."""
         apply_context(self.session)
         query = (
             update(User)
-            .where(User.id == user.id)
+            .where(User.id == checked.id, User.is_active, User.hashed_password == checked.hashed_password)
             .values(last_login_at=func.clock_timestamp(), updated_at=User.updated_at)
             .returning(User)
         )
-        self.session.scalar(query, execution_options={"populate_existing": True})
+        if renewed is not None:
+            query = query.values(hashed_password=renewed)
+        return self.session.scalar(query, execution_options={"populate_existing": True})
 
 
 class APIKeyRepository(Repository[APIKey]):
@@ -67,4 +93,4 @@ class APIKeyRepository(Repository[APIKey]):
 
     def list_with_owners(self, *, limit: int = 50, before: int | None = None) -> Page[APIKey]:
         """Everybody's secrets, newest first, without their values."""
-        return self.list_(limit=limit, before=before, options=[joinedload(APIKey.user)])
+        return self.list_(limit=limit, before=before, options=[selectinload(APIKey.user).defer(User.hashed_password)])

@@ -10,8 +10,11 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, aliased
 
 from db.connection import apply_context
-from db.models import Application, Deployment, Infrastructure, MonitoringAlert
-from db.states import AlertStatus, DeploymentStatus, Environment, Severity
+from db.errors import Conflict
+from db.models import Application, Deployment, Infrastructure, MonitoringAlert, User
+from db.repositories import MonitoringAlertRepository
+from db.services import rights
+from db.states import AlertStatus, DeploymentStatus, Environment, Role, Severity
 
 DEPLOYMENT_FAILED = "deployment_failed"
 _BAD = (DeploymentStatus.FAILED, DeploymentStatus.ERROR)
@@ -25,6 +28,29 @@ def evaluate(session: Session) -> dict[str, Any] | None:
     resolved = _resolve_recovered(session)
     changed = {name: count for name, count in (("raised", raised), ("resolved", resolved)) if count}
     return changed or None
+
+
+def acknowledge(session: Session, *, alert_id: int, actor: User | None = None) -> MonitoringAlert:
+    """Say that somebody looks after it. Raises NotFound, Conflict (it is resolved, or somebody was faster),
+    PermissionDenied."""
+    rights.require(actor, Role.OPERATOR, "acknowledging alerts")
+    alerts = MonitoringAlertRepository(session)
+    alerts.require(alert_id)
+    found = alerts.acknowledge(alert_id, actor.id if actor else None)
+    if found is None:
+        raise Conflict(f"alert {alert_id} is resolved or acknowledged already")
+    return found
+
+
+def resolve(session: Session, *, alert_id: int, actor: User | None = None) -> MonitoringAlert:
+    """Close it by hand; it is raised anew when it fails again. Raises NotFound, Conflict, PermissionDenied."""
+    rights.require(actor, Role.OPERATOR, "resolving alerts")
+    alerts = MonitoringAlertRepository(session)
+    alerts.require(alert_id)
+    found = alerts.resolve(alert_id)
+    if found is None:
+        raise Conflict(f"alert {alert_id} is resolved already")
+    return found
 
 
 def _failed(session: Session) -> Sequence[Any]:

@@ -22,7 +22,7 @@ from db.repositories import (
     UserRepository,
 )
 from db.services import rights, secrets
-from db.specs import ApplicationConfiguration, CommandSettings, DeploymentSpec, check
+from db.specs import ApplicationConfiguration, CommandSettings, DeploymentSpec, check, storable, text
 from db.states import DEPLOYMENT_TRANSITIONS, DeploymentStatus, JobState, Role
 
 RUN_TASK = "tasks.deployments.run"
@@ -101,6 +101,7 @@ def cancel(session: Session, *, deployment_id: int, reason: str | None = None, a
     Raises NotFound, Conflict (it has ended), PermissionDenied.
     """
     rights.require(actor, Role.OPERATOR, "cancelling deployments")
+    reason = None if reason is None else storable(reason, "a reason")[:1000]
     deployment = DeploymentRepository(session).require(deployment_id)
     state = JobRepository(session).cancel(deployment.job_id, reason) if deployment.job_id else None
     if state is None:
@@ -126,7 +127,9 @@ def update_status(
     try:
         to = DeploymentStatus(status)
     except ValueError:
-        raise InvalidInput(f"{status!r} is no status; known are: {', '.join(DeploymentStatus)}") from None
+        raise InvalidInput(f"{str(status)[:40]!r} is no status; known are: {', '.join(DeploymentStatus)}") from None
+    if error_message is not None:
+        text(error_message, "an error message")
     deployments = DeploymentRepository(session)
     current = deployments.require(deployment_id)
     job = JobRepository(session).get(current.job_id) if current.job_id else None

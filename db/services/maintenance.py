@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from db.connection import apply_context
 from db.models import AuditLog, Deployment, DeploymentLog, Job
+from db.repositories import AuditLogRepository, LoginLimitRepository
 from db.settings import get_settings
 
 #: Rows removed per run and table: a tick stays short; the next one goes on.
@@ -26,6 +27,7 @@ def tidy(session: Session) -> dict[str, Any] | None:
         or 0,
         "jobs": _remove_jobs(session, settings.job_retention_days),
         "log_chunks": _remove_logs(session, settings.log_retention_days),
+        "login_limits": _remove_limits(session),
     }
     changed = {kind: count for kind, count in done.items() if count}
     return changed or None
@@ -54,3 +56,10 @@ def _remove_logs(session: Session, days: int) -> int:
     return len(
         session.scalars(delete(DeploymentLog).where(DeploymentLog.id.in_(old)).returning(DeploymentLog.id)).all()
     )
+
+
+def _remove_limits(session: Session) -> int:
+    removed, refused = LoginLimitRepository(session).remove_refilled(BATCH)
+    if refused:
+        AuditLogRepository(session).add("user.login_throttled", "user", None, {"refused": refused})
+    return removed

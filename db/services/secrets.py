@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy.orm import Session
 
@@ -11,7 +12,7 @@ from db.errors import DecryptionError, InvalidInput, NotFound
 from db.models import APIKey, User
 from db.repositories import APIKeyRepository, AuditLogRepository, UserRepository
 from db.services import rights
-from db.specs import SecretSpec, check
+from db.specs import SERVICE_AND_KEY, SecretSpec, check, text
 from db.states import Role
 
 
@@ -31,11 +32,17 @@ def store(
     )
 
 
+def list_(session: Session, *, user_id: int, actor: User | None = None) -> Sequence[APIKey]:
+    """A user's secrets by name, without their values. Raises NotFound, PermissionDenied."""
+    rights.require_self_or(actor, user_id, Role.ADMIN, "listing secrets of others")
+    return APIKeyRepository(session).get_user_keys(UserRepository(session).require(user_id).id)
+
+
 def remove(session: Session, *, user_id: int, name: str, actor: User | None = None) -> None:
     """Remove a user's secret. Raises NotFound, PermissionDenied."""
     rights.require_self_or(actor, user_id, Role.ADMIN, "removing secrets of others")
     keys = APIKeyRepository(session)
-    keys.delete(_require(keys, user_id, name))
+    keys.delete(_require(keys, UserRepository(session).require(user_id).id, name))
 
 
 def open_all(
@@ -59,9 +66,9 @@ def open_all(
 
 def split(name: str) -> tuple[str, str]:
     """``service/key`` as its parts. Raises InvalidInput."""
-    service, slash, key = name.partition("/")
-    if not slash or not service or not key:
-        raise InvalidInput(f"{name!r} is no secret's name; it reads SERVICE/NAME, for example aws/access_key")
+    if not re.fullmatch(SERVICE_AND_KEY, text(name, "a secret's name")):
+        raise InvalidInput(f"{name[:130]!r} is no secret's name; it reads SERVICE/NAME, for example aws/access_key")
+    service, _, key = name.partition("/")
     return service, key
 
 

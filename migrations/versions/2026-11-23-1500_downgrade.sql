@@ -11,4 +11,4 @@ BEGIN
 END $$;
 DROP SEQUENCE ops_fence_seq;
 DROP TABLE monitoring_alerts, deployment_logs, deployments, infrastructure, applications, api_keys, users, jobs,
-  processes, ticks, ledger_state, encryption_keys, audit_logs, audit_seals;
+  processes, ticks, ledger_state, encryption_keys, login_limits, audit_logs, audit_seals;

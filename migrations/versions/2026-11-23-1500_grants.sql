@@ -23,7 +23,8 @@ BEGIN
   FOR t IN SELECT c.relname AS name FROM pg_class c
     WHERE c.relnamespace = home::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
       AND c.relname IN ('users', 'api_keys', 'infrastructure', 'applications', 'deployments', 'deployment_logs',
-        'monitoring_alerts', 'jobs', 'processes', 'ticks', 'ledger_state', 'encryption_keys', 'audit_logs', 'audit_seals',
+        'monitoring_alerts', 'jobs', 'processes', 'ticks', 'ledger_state', 'encryption_keys', 'login_limits',
+        'audit_logs', 'audit_seals',
         'ops_alembic_version')
   LOOP
     IF p_kind = 'read' THEN

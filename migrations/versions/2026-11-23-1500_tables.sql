@@ -184,6 +184,17 @@ CREATE TABLE ledger_state (
   CONSTRAINT ck_ledger_state_paused_at CHECK ((paused_at IS NULL) = (paused_because IS NULL))
 );
 
+-- What has been used up of the attempts to log in of one account, one address, or one account at one address.
+CREATE TABLE login_limits (
+  key TEXT NOT NULL,
+  refills_at TIMESTAMP WITH TIME ZONE NOT NULL,
+  succeeded_at TIMESTAMP WITH TIME ZONE,
+  refused BIGINT DEFAULT '0' NOT NULL,
+  told_at TIMESTAMP WITH TIME ZONE,
+  CONSTRAINT pk_login_limits PRIMARY KEY (key)
+);
+CREATE INDEX ix_login_limits_refills_at ON login_limits (refills_at);
+
 -- One running process of the platform, keyed by the id it gave itself at its start.
 CREATE TABLE processes (
   id TEXT NOT NULL,
@@ -224,8 +235,9 @@ CREATE TABLE users (
   CONSTRAINT pk_users PRIMARY KEY (id),
   CONSTRAINT ck_users_role CHECK (role IN ('viewer', 'operator', 'admin'))
 );
-CREATE UNIQUE INDEX uq_users_email ON users (lower(email));
+-- The name first: where both are taken, it is the name that one is told of.
 CREATE UNIQUE INDEX uq_users_username ON users (lower(username));
+CREATE UNIQUE INDEX uq_users_email ON users (lower(email));
 
 -- A secret named ``service_name/key_name`` that belongs to a user; encrypted in the table.
 CREATE TABLE api_keys (
@@ -261,7 +273,7 @@ CREATE TABLE infrastructure (
   CONSTRAINT ck_infrastructure_settings CHECK (jsonb_typeof(settings) = 'object'),
   CONSTRAINT fk_infrastructure_owner_id FOREIGN KEY(owner_id) REFERENCES users (id) ON DELETE RESTRICT
 );
-CREATE INDEX ix_infrastructure_owner_id ON infrastructure (owner_id);
+CREATE INDEX ix_infrastructure_owner_id ON infrastructure (owner_id, id);
 CREATE UNIQUE INDEX uq_infrastructure_name ON infrastructure (lower(name));
 
 -- Puts a version of an application on an infrastructure. Its status follows its job.
@@ -295,6 +307,7 @@ CREATE INDEX ix_deployments_infrastructure_id ON deployments (infrastructure_id,
 CREATE INDEX ix_deployments_rollback_deployment_id ON deployments (rollback_deployment_id) WHERE rollback_deployment_id IS NOT NULL;
 CREATE INDEX ix_deployments_status ON deployments (status, id);
 CREATE INDEX ix_deployments_user_id ON deployments (user_id, id);
+CREATE INDEX ix_deployments_user_id_status ON deployments (user_id, status, id);
 CREATE UNIQUE INDEX uq_deployments_job_id ON deployments (job_id);
 
 -- A chunk of output: whole lines, in the order they were printed, secrets masked.

@@ -187,7 +187,7 @@ def accounts(connection: Connection) -> Iterator[Finding]:
     weak = [
         name
         for name, hashed in admins
-        if any(passwords.verify(word, hashed) for word in dict.fromkeys((*DEFAULT_PASSWORDS, name, name * 2)))
+        if any(passwords.check(word, hashed)[0] for word in dict.fromkeys((*DEFAULT_PASSWORDS, name, name * 2)))
     ]
     for name in weak:
         yield critical("accounts", f"{name} is an admin with a default password", f"ops user passwd {name}")

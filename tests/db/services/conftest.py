@@ -95,10 +95,11 @@ def _use(key: str) -> None:
 
 def rows(session: Session) -> dict[str, int]:
     """How many rows each table has."""
-    return {
-        table.name: session.scalar(select(func.count()).select_from(table)) or 0
+    counts = [
+        select(func.count()).select_from(table).scalar_subquery().label(table.name)
         for table in Base.metadata.sorted_tables
-    }
+    ]
+    return dict(session.execute(select(*counts)).one()._mapping)
 
 
 def one_line(error: pytest.ExceptionInfo[BaseException]) -> str:
