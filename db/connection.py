@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
+import pwd
 import re
 import socket
 import threading
@@ -268,10 +268,11 @@ def apply_context(session: Session) -> None:
 
 @lru_cache(maxsize=1)
 def client_name() -> str:
-    """Which OS user on which host says so; recorded beside the claimed actor."""
+    """Which OS user on which host says so; recorded beside the claimed actor. The kernel's user: what the environment
+    calls itself is a claim, too."""
     try:
-        user = getpass.getuser()
-    except (OSError, KeyError):
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"
 

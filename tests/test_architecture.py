@@ -42,6 +42,8 @@ AUDIT_TRIGGERS = {"ops_audit_insert", "ops_audit_update", "ops_audit_delete", "o
 LISTS = [
     *((table, "true", "id") for table in ("users", "api_keys", "applications", "infrastructure", "deployments")),
     ("deployments", "user_id = 1", "id"),
+    ("deployments", "user_id = 1 AND status = 'failed'", "id"),
+    ("deployments", "application_id = 1", "id"),
     ("deployments", "application_id = 1 AND infrastructure_id = 1", "id"),
     ("deployments", "infrastructure_id = 1", "id"),
     ("deployments", "status = 'failed'", "id"),
@@ -59,6 +61,8 @@ LOOK_UPS = [
     ("users", "lower(email) = 'x'"),
     ("applications", "lower(name) = 'x'"),
     ("infrastructure", "lower(name) = 'x'"),
+    ("infrastructure", "owner_id = 1"),
+    ("login_limits", "refills_at < now()"),
     ("api_keys", "user_id = 1 AND service_name = 'x' AND key_name = 'x'"),
     ("deployments", "job_id = '00000000-0000-0000-0000-000000000000'"),
     ("jobs", "lock_key = 'x' AND state = 'running'"),

@@ -26,6 +26,7 @@ from db.repositories import (
     AuditLogRepository,
     DeploymentRepository,
     InfrastructureRepository,
+    StatsRepository,
     UserRepository,
 )
 from db.service import DatabaseService
@@ -290,3 +291,12 @@ def test_with_a_user_go_the_secrets():
 
 def counted(session: Session, kind: type) -> int:
     return session.scalar(select(func.count()).select_from(kind)) or 0
+
+
+def test_what_the_table_of_the_data_layer_names_is_there():
+    root = Path(__file__).parent.parent
+    table = (root / "docs" / "data-layer.md").read_text("utf-8")
+    for path in re.findall(r"`((?:tests|db|migrations|docs|\.ci)/[\w./*-]*)`", table):
+        assert list(root.glob(path.rstrip("/"))), path
+    for name in re.findall(r"`StatsRepository\.(\w+)`", table):
+        assert hasattr(StatsRepository, name), name

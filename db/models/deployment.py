@@ -51,7 +51,8 @@ class Deployment(Base):
         # What the lists ask for: newest first, by user, application, infrastructure, status.
         Index("ix_deployments_user_id", "user_id", "id"),
         Index("ix_deployments_user_id_status", "user_id", "status", "id"),
-        Index("ix_deployments_application_id", "application_id", "infrastructure_id", "id"),
+        Index("ix_deployments_application_id", "application_id", "id"),
+        Index("ix_deployments_application_id_infrastructure_id", "application_id", "infrastructure_id", "id"),
         Index("ix_deployments_infrastructure_id", "infrastructure_id", "id"),
         Index("ix_deployments_status", "status", "id"),
         Index("uq_deployments_job_id", "job_id", unique=True),

@@ -302,7 +302,8 @@ CREATE TABLE deployments (
   CONSTRAINT fk_deployments_application_id FOREIGN KEY(application_id) REFERENCES applications (id) ON DELETE RESTRICT,
   CONSTRAINT ck_deployments_version_length CHECK (length(version) BETWEEN 1 AND 200)
 );
-CREATE INDEX ix_deployments_application_id ON deployments (application_id, infrastructure_id, id);
+CREATE INDEX ix_deployments_application_id ON deployments (application_id, id);
+CREATE INDEX ix_deployments_application_id_infrastructure_id ON deployments (application_id, infrastructure_id, id);
 CREATE INDEX ix_deployments_infrastructure_id ON deployments (infrastructure_id, id);
 CREATE INDEX ix_deployments_rollback_deployment_id ON deployments (rollback_deployment_id) WHERE rollback_deployment_id IS NOT NULL;
 CREATE INDEX ix_deployments_status ON deployments (status, id);

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import insert, inspect
+from sqlalchemy import event, insert, inspect
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session
 
-from db.errors import InvalidInput
-from db.models import APIKey, Application, Deployment, Infrastructure, User
+from db.errors import AlreadyExists, InvalidInput, NotFound
+from db.models import APIKey, Application, Deployment, Infrastructure, MonitoringAlert, User
 from db.repositories import (
     APIKeyRepository,
     ApplicationRepository,
     DeploymentLogRepository,
     DeploymentRepository,
     InfrastructureRepository,
+    MonitoringAlertRepository,
+    ProcessRepository,
+    TickRepository,
     UserRepository,
 )
 from db.repositories.base import MAX_LIMIT
@@ -191,3 +195,90 @@ def test_a_log_is_followed_by_a_cursor(session, ten):
 
 def test_a_deployment_is_found_by_its_job(session, ten):
     assert DeploymentRepository(session).get_by_job(uuid4()) is None
+
+
+def test_pages_by_number_go_on_to_the_end_and_count_only_when_asked(session, ten):
+    repository = DeploymentRepository(session)
+    pages = [repository.page(number=n, size=4) for n in (1, 2, 3)]
+    assert [[row.version for row in page.items] for page in pages] == [
+        ["v9", "v8", "v7", "v6"],
+        ["v5", "v4", "v3", "v2"],
+        ["v1", "v0"],
+    ]
+    assert [(page.number, page.has_next, page.total) for page in pages] == [
+        (1, True, None),
+        (2, True, None),
+        (3, False, None),
+    ]
+    failed = repository.page(Deployment.status == "failed", size=2, count=True)
+    assert ([row.version for row in failed.items], failed.total) == (["v8", "v7"], 6)
+    assert list(repository.page(number=9).items) == []
+    for number in (0, -1, 10**9, 1.5, "1", None, True):
+        with pytest.raises(InvalidInput, match="number of a page"):
+            repository.page(number=number)
+
+
+def test_nothing_is_counted_unless_it_is_asked_for(session, ten):
+    sent: list[str] = []
+    event.listen(session.get_bind(), "before_cursor_execute", lambda *arguments: sent.append(arguments[2]))
+    repository = DeploymentRepository(session)
+    repository.list_()
+    repository.page()
+    assert [statement for statement in sent if "count(" in statement] == []
+    repository.page(count=True)
+    assert len([statement for statement in sent if "count(" in statement]) == 1
+
+
+def test_what_is_wanted_with_a_row_is_loaded_although_the_session_knows_the_row(session, ten):
+    repository = DeploymentRepository(session)
+    assert repository.require(ten[0].id).version == "v0"
+    assert repository.get_with_relations(ten[0].id).application.name == "shop"
+    assert UserRepository(session).get_with_relations(ten[0].user_id).api_keys == []
+    place = InfrastructureRepository(session).get_with_relations(ten[0].infrastructure_id)
+    assert (place.owner.username, "hashed_password" in inspect(place.owner).unloaded) == ("anna", True)
+    assert [row.name for row in InfrastructureRepository(session).get_user_infrastructure(ten[0].user_id)] == ["here"]
+
+
+@pytest.mark.parametrize("key", [None, "1", 1.0, True, b"1", object()])
+def test_what_is_no_key_is_refused_before_the_database_is_asked(session, key):
+    for repository in (UserRepository, DeploymentRepository, MonitoringAlertRepository):
+        with pytest.raises(InvalidInput, match="is a number"):
+            repository(session).require(key)
+
+
+def test_one_alert_is_open_per_fingerprint_and_found_by_where_it_stands(session, ten):
+    repository = MonitoringAlertRepository(session)
+    fields = {"alert_type": "t", "severity": "low", "title": "t", "fired_at": ten[0].finished_at}
+    old = repository.add(MonitoringAlert(fingerprint="f", application_id=ten[0].application_id, **fields))
+    with pytest.raises(AlreadyExists, match="an alert with this open exists already"):
+        repository.add(MonitoringAlert(fingerprint="f", **fields))
+    assert repository.get_open("f") is old
+    assert repository.resolve(old.id).status == "resolved"
+    assert repository.resolve(old.id) is None
+    assert repository.acknowledge(old.id, None) is None
+    assert repository.get_open("f") is None
+    new = repository.add(MonitoringAlert(fingerprint="f", infrastructure_id=ten[0].infrastructure_id, **fields))
+    assert list(repository.search().items) == [new, old]
+    assert list(repository.search(status="firing").items) == [new]
+    assert list(repository.search(application_id=ten[0].application_id).items) == [old]
+    assert list(repository.search(infrastructure_id=ten[0].infrastructure_id, status="resolved").items) == []
+    with pytest.raises(InvalidInput, match="'open' is none of"):
+        repository.search(status="open")
+
+
+def test_processes_and_ticks_are_seen(session, sql):
+    sql("INSERT INTO processes (id, kind, name, host, pid, seen_at) VALUES ('p1', 'worker', 'w@h', 'h', 1, now())")
+    sql("INSERT INTO processes (id, kind, name, host, pid, seen_at) VALUES ('p2', 'beat', 'b@h', 'h', 2, now())")
+    sql(
+        "INSERT INTO processes (id, kind, name, host, pid, seen_at) VALUES ('p3', 'beat', 'b@h', 'h', 3, '2000-01-01Z')"
+    )
+    processes = ProcessRepository(session)
+    assert [process.id for process in processes.list_("beat")] == ["p2"]
+    assert {process.id for process in processes.list_()} == {"p1", "p2"}
+    assert processes.require("p3").pid == 3
+    with pytest.raises(NotFound, match="there is no process 'p4'"):
+        processes.require("p4")
+    ticks = TickRepository(session)
+    assert ticks.due("alerts", timedelta(seconds=10))
+    assert [tick.name for tick in ticks.list_()] == ["alerts"]
+    assert ticks.get("alerts").last_run_at is not None

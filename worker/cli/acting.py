@@ -23,10 +23,13 @@ def user_name() -> str:
 
 @contextmanager
 def session(*, write: bool = True, action: str | None = None) -> Iterator[tuple[Session, User]]:
-    """A session in which everything is done by the acting user. Raises NotFound when there is none of that name."""
+    """A session in which everything is done by the acting user. Raises NotFound when there is none of that name, and
+    PermissionDenied when that one is disabled."""
     from db.connection import get_db_session
     from db.errors import NotFound
     from db.repositories import UserRepository
+    from db.services import rights
+    from db.states import Role
 
     name = user_name()
     with get_db_session(actor=name, action=action) as opened:
@@ -36,6 +39,7 @@ def session(*, write: bool = True, action: str | None = None) -> Iterator[tuple[
                 f"you act as {name!r}, and there is no such user",
                 hint="OPS_USER=NAME ops ..., or as an admin: ops user add, or on a new database: ops db init",
             )
+        rights.require(user, Role.VIEWER, "looking")
         if write:
             from db.connection import audit_context
 

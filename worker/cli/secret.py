@@ -38,11 +38,11 @@ def set_(name: Name, user: Owner = None) -> None:
 @app.command("list")
 def list_(user: Owner = None) -> None:
     """List secrets by name; their values are never shown. Example: ops secret list"""
-    from db.repositories import APIKeyRepository
+    from db.services import secrets
 
     with acting.session(write=False) as (session, actor):
         owner = _owner(session, actor, user)
-        keys = APIKeyRepository(session).get_user_keys(owner.id)
+        keys = secrets.list_(session, user_id=owner.id, actor=actor)
         items = [
             {"name": key.name, "user": owner.username, "created_at": key.created_at, "updated_at": key.updated_at}
             for key in keys

@@ -68,6 +68,21 @@ def passwd(name: Name) -> None:
 
 
 @app.command()
+def role(
+    name: Name,
+    role: Annotated[str, typer.Argument(help="viewer, operator or admin.")],
+) -> None:
+    """Make a user a viewer, an operator or an admin. Example: ops user role alice admin"""
+    from db.repositories import UserRepository
+    from db.services import users
+
+    with acting.session(action="ops user role") as (session, actor):
+        found = UserRepository(session).require_by_username(name)
+        users.set_role(session, user=found, role=role, actor=actor)
+    out.result({"username": name, "role": role}, f"user {name} is {role}")
+
+
+@app.command()
 def disable(name: Name, undo: Annotated[bool, typer.Option("--undo", help="Enable the user again.")] = False) -> None:
     """Disable a user: history stays, nothing more may be done. Example: ops user disable alice"""
     from db.repositories import UserRepository
