@@ -168,69 +168,6 @@ def test_nothing_younger_than_ninety_days_is_dropped_whoever_asks(database: Data
     assert "audit_logs_2020_01" in names(owner)
 
 
-class TestWatch:
-    """An application's own tables, put under audit by their owner."""
-
-    @pytest.fixture(autouse=True)
-    def _application(self, owner: psycopg.Connection) -> None:
-        owner.execute("CREATE SCHEMA app")
-        owner.execute("GRANT USAGE ON SCHEMA app TO ops_app")
-
-    def watch(self, owner: psycopg.Connection, columns: str, arguments: str = "") -> None:
-        owner.execute(f'CREATE TABLE app."Order items" ({columns})')
-        owner.execute('GRANT SELECT, INSERT, UPDATE, DELETE ON app."Order items" TO ops_app')
-        owner.execute(f"SELECT ops_audit_watch('app.\"Order items\"'{arguments})")
-
-    def told(self, sql: Sql) -> list[tuple]:
-        return sql(
-            "SELECT action, resource_id, changes FROM audit_logs WHERE resource_type IN ('Order items', 'item')"
-            " ORDER BY id"
-        )
-
-    def test_what_is_redacted_is_hidden_and_what_is_ignored_is_left_out(self, sql: Sql, owner):
-        self.watch(owner, "id int PRIMARY KEY, price int, card text, seen int", ", '{card}', '{seen}', 'item'")
-        sql("INSERT INTO app.\"Order items\" VALUES (1, 10, 'visa-1234', 5)")
-        sql('UPDATE app."Order items" SET seen = 6')
-        sql('UPDATE app."Order items" SET price = 11, card = NULL')
-        assert self.told(sql) == [
-            ("item.created", "1", {"id": [None, 1], "price": [None, 10], "card": [None, "[secret]"]}),
-            ("item.updated", "1", {"price": [10, 11], "card": ["[secret]", None]}),
-        ]
-
-    def test_rows_of_a_composite_key_are_told_apart(self, sql: Sql, owner):
-        self.watch(owner, "b text, a text, n int, PRIMARY KEY (a, b)")
-        sql("INSERT INTO app.\"Order items\" (a, b, n) VALUES ('x/y', 'z', 1), ('x', 'y/z', 2), ('x\\', '/', 3)")
-        sql('UPDATE app."Order items" SET n = n + 10')
-        updated = [(key, changes["n"]) for action, key, changes in self.told(sql) if action.endswith("updated")]
-        assert sorted(updated) == [("x/y\\/z", [2, 12]), ("x\\/y/z", [1, 11]), ("x\\\\/\\/", [3, 13])]
-
-    def test_a_table_without_a_primary_key_is_refused_with_a_reason(self, owner):
-        with pytest.raises(psycopg.errors.RaiseException, match="has no primary key"):
-            self.watch(owner, "a int")
-
-    def test_watching_again_changes_what_is_redacted_and_unwatching_ends_it(self, sql: Sql, owner):
-        self.watch(owner, "id int PRIMARY KEY, card text")
-        owner.execute("SELECT ops_audit_watch('app.\"Order items\"', '{card}')")
-        sql("INSERT INTO app.\"Order items\" VALUES (1, 'visa-1234')")
-        owner.execute("SELECT ops_audit_unwatch('app.\"Order items\"')")
-        sql('DELETE FROM app."Order items"')
-        assert self.told(sql) == [("Order items.created", "1", {"id": [None, 1], "card": [None, "[secret]"]})]
-
-    def test_a_merge_is_recorded_as_what_became_of_each_row(self, sql: Sql, owner):
-        self.watch(owner, "id int PRIMARY KEY, n int")
-        sql('INSERT INTO app."Order items" VALUES (1, 1), (2, 2)')
-        sql(
-            'MERGE INTO app."Order items" t USING (VALUES (1), (2), (3)) s (id) ON t.id = s.id'
-            " WHEN MATCHED AND t.id = 1 THEN DELETE WHEN MATCHED THEN UPDATE SET n = 9"
-            " WHEN NOT MATCHED THEN INSERT VALUES (s.id, 0)"
-        )
-        assert sorted((action.split(".")[1], key) for action, key, _ in self.told(sql)[2:]) == [
-            ("created", "3"),
-            ("deleted", "1"),
-            ("updated", "2"),
-        ]
-
-
 @pytest.fixture
 def trail(session: Session) -> AuditLogRepository:
     """Three users' deeds: anna makes an application and renames it twice, a job of ben's makes another."""
