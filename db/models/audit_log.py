@@ -72,7 +72,8 @@ class AuditLog(Base):
         Index("ix_audit_logs_resource", "resource_type", "resource_id", "id"),
         Index("ix_audit_logs_actor", "actor", "id"),
         Index("ix_audit_logs_actor_id", "actor_id", "id", postgresql_where=text("actor_id IS NOT NULL")),
-        Index("ix_audit_logs_action", "action", "id"),
+        # Whatever the database's collation, a prefix (`job.*`) is a range of it.
+        Index("ix_audit_logs_action", "action", "id", postgresql_ops={"action": "text_pattern_ops"}),
         Index("ix_audit_logs_task_id", "task_id", "id", postgresql_where=text("task_id IS NOT NULL")),
         Index("ix_audit_logs_at", "at", postgresql_using="brin"),
         # The order in which entries are sealed and verified.

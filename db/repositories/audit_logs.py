@@ -7,12 +7,12 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, bindparam, cast, func, null, or_, select
+from sqlalchemy import ColumnElement, bindparam, cast, func, literal_column, null, or_, select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from db.connection import apply_context
-from db.models import AuditLog
+from db.models import APIKey, Application, AuditLog, Deployment, Infrastructure, User
 from db.repositories.base import MAX_LIMIT, Page
 
 
@@ -32,8 +32,12 @@ class AuditLogRepository:
         document = bindparam("details", details, type_=JSONB(none_as_null=True))
         self.session.execute(select(function(action, resource_type, key, null(), document)))
 
-    def search(
-        self,
+    def search(self, *, limit: int = 50, before: int | None = None, **asked: Any) -> Page[Any]:
+        """Entries newest first; ``asked`` as for :meth:`conditions`."""
+        return self._page(self.conditions(**asked), limit, before)
+
+    @staticmethod
+    def conditions(
         *,
         resource: str | None = None,
         actor: str | None = None,
@@ -41,13 +45,12 @@ class AuditLogRepository:
         task_id: UUID | None = None,
         changed: str | None = None,
         to: Any = None,
+        secret: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
-        limit: int = 50,
-        before: int | None = None,
-    ) -> Page[Any]:
-        """Entries newest first. ``resource`` is ``type`` or ``type:id``; ``action`` may end in ``.*``;
-        ``changed`` with ``to`` finds a column set to a value."""
+    ) -> list[ColumnElement[bool]]:
+        """``resource`` is ``type`` or ``type:id``; ``action`` may end in ``.*``; ``changed`` with ``to`` finds a column
+        set to a value, or to one of a tuple of values; ``secret`` finds the openings of secrets of that name."""
         where: list[ColumnElement[bool]] = []
         if resource is not None:
             kind, _, key = resource.partition(":")
@@ -58,24 +61,21 @@ class AuditLogRepository:
             where.append(AuditLog.actor == actor)
         if action is not None:
             where.append(
-                AuditLog.action.startswith(action[:-1], autoescape=True)
-                if action.endswith(".*")
-                else AuditLog.action == action
+                AuditLog.action.like(_escape(action[:-1]) + "%") if action.endswith(".*") else AuditLog.action == action
             )
         if task_id is not None:
             where.append(AuditLog.task_id == task_id)
         if changed is not None:
-            if to is not None:
-                # The index finds rows that have the value on either side; the second line picks the new one.
-                where.append(AuditLog.changes.contains({changed: [to]}))
-                where.append(AuditLog.changes[changed][1] == cast(to, JSONB))
-            else:
-                where.append(AuditLog.changes.has_key(changed))
+            where += _changed(changed, to)
+        if secret is not None:
+            # As the index has it: a parameter could stand for any action.
+            where.append(AuditLog.action == literal_column("'secret.opened'"))
+            where.append(AuditLog.details[literal_column("'name'")].astext == secret)
         if since is not None:
             where.append(AuditLog.at >= since)
         if until is not None:
             where.append(AuditLog.at < until)
-        return self._page(where, limit, before)
+        return where
 
     def story(self, resources: Sequence[tuple[str, str]], *, limit: int = 500) -> Sequence[AuditLog]:
         """Everything that happened to these resources, in order."""
@@ -83,6 +83,22 @@ class AuditLogRepository:
             return []
         match = or_(*((AuditLog.resource_type == kind) & (AuditLog.resource_id == key) for kind, key in resources))
         return self.session.scalars(select(AuditLog).where(match).order_by(AuditLog.id).limit(limit)).all()
+
+    def deployments(self, ids: Sequence[int | None]) -> dict[int | None, str]:
+        """What these deployments put where, as far as they are still there: ``web v1.2.3 on production``."""
+        query = (
+            select(Deployment.id, Application.name, Deployment.version, Infrastructure.name)
+            .join(Application, Application.id == Deployment.application_id)
+            .join(Infrastructure, Infrastructure.id == Deployment.infrastructure_id)
+            .where(Deployment.id.in_({id_ for id_ in ids if isinstance(id_, int)}))
+        )
+        return {row[0]: f"{row[1]} {row[2]} on {row[3]}" for row in self.session.execute(query)}
+
+    def owners(self, secrets: Sequence[str | None]) -> dict[str | None, str]:
+        """Whose secrets these are, as far as they are still there."""
+        ids = {int(id_) for id_ in secrets if id_ is not None and id_.isdecimal()}
+        query = select(APIKey.id, User.username).join(User, User.id == APIKey.user_id).where(APIKey.id.in_(ids))
+        return {str(id_): name for id_, name in self.session.execute(query)}
 
     def get_user_activity(self, user_id: int, *, limit: int = 50, before: int | None = None) -> Sequence[AuditLog]:
         """What a user did, newest first."""
@@ -94,3 +110,19 @@ class AuditLogRepository:
         limit = max(1, min(limit, MAX_LIMIT))
         rows = self.session.scalars(select(AuditLog).where(*where).order_by(AuditLog.id.desc()).limit(limit + 1)).all()
         return Page(rows[:limit], rows[limit - 1].id if len(rows) > limit else None)
+
+
+def _changed(column: str, to: Any) -> list[ColumnElement[bool]]:
+    if to is None:
+        return [AuditLog.changes.has_key(column)]
+    values = to if isinstance(to, tuple) else (to,)
+    # The index finds rows that have the value on either side; the second line picks the new one.
+    return [
+        or_(*(AuditLog.changes.contains({column: [value]}) for value in values)),
+        or_(*(AuditLog.changes[column][1] == cast(value, JSONB) for value in values)),
+    ]
+
+
+def _escape(text: str) -> str:
+    """Text that stands for itself in LIKE."""
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")

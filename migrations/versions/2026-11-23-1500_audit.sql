@@ -62,13 +62,34 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
       FROM unnest(p_keys) WITH ORDINALITY AS u(k, n)) END
 $$;
 
--- Statement-level: pairs old and new rows by primary key. Arguments: noun, key columns, secret and ignored columns.
+-- A table's primary key as it is named now.
+CREATE FUNCTION ops_audit_keys(p_table oid) RETURNS text[]
+LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+  SELECT array_agg(a.attname::text ORDER BY k.n)
+  FROM pg_index i, unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, n), pg_attribute a
+  WHERE i.indrelid = p_table AND i.indisprimary AND a.attrelid = p_table AND a.attnum = k.attnum
+$$;
+
+-- The columns that must not be shown: those that were named when the table was put under audit, and what has their
+-- numbers now, since a renamed column keeps its number. Where a name is gone, all columns, until the table is put under
+-- audit again: after a restore a number may be another column's.
+CREATE FUNCTION ops_audit_secret(p_table oid, p_numbers int2[], p_names text[]) RETURNS text[]
+LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+  SELECT CASE WHEN p_names = '{}' THEN p_names ELSE (
+    SELECT CASE WHEN p_names <@ array_agg(a.attname::text)
+      THEN array_agg(a.attname::text) FILTER (WHERE a.attname = ANY (p_names) OR a.attnum = ANY (p_numbers))
+      ELSE array_agg(a.attname::text) END
+    FROM pg_attribute a WHERE a.attrelid = p_table AND a.attnum > 0 AND NOT a.attisdropped) END
+$$;
+
+-- Statement-level: pairs old and new rows by primary key. Arguments: noun, numbers and names of the secret columns, names
+-- of the ignored ones.
 CREATE FUNCTION ops_audit_rows() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
   noun text := TG_ARGV[0];
-  keys text[] := TG_ARGV[1]::text[];
-  secret text[] := TG_ARGV[2]::text[];
+  keys text[] := ops_audit_keys(TG_RELID);
+  secret text[] := ops_audit_secret(TG_RELID, TG_ARGV[1]::int2[], TG_ARGV[2]::text[]);
   ignored text[] := TG_ARGV[3]::text[];
   context jsonb := ops_audit_context();
   details jsonb := CASE WHEN context ? 'action' THEN jsonb_build_object('via', context->>'action') END;
@@ -100,52 +121,84 @@ BEGIN
     ) d, ops_audit_actor(context) a
     WHERE d.changes IS NOT NULL;
   ELSE
-    EXECUTE format('SELECT count(*) FROM %I.%I', TG_TABLE_SCHEMA, TG_TABLE_NAME) INTO row_count;
-    PERFORM ops_audit(noun || '.truncated', noun, NULL, NULL, jsonb_build_object('rows', row_count));
+    -- Of a table that belongs to somebody else the number of rows may not be ours to know.
+    IF has_schema_privilege(TG_TABLE_SCHEMA, 'USAGE') AND has_table_privilege(TG_RELID, 'SELECT') THEN
+      EXECUTE format('SELECT count(*) FROM %I.%I', TG_TABLE_SCHEMA, TG_TABLE_NAME) INTO row_count;
+    END IF;
+    PERFORM ops_audit(noun || '.truncated', noun, NULL, NULL, jsonb_build_object('rows', row_count)
+      || CASE WHEN (SELECT relispartition FROM pg_class WHERE oid = TG_RELID)
+        THEN jsonb_build_object('partition', TG_TABLE_NAME) ELSE '{}' END);
   END IF;
   RETURN NULL;
 END $$;
 
--- Put a table under audit: INSERT, UPDATE, DELETE and TRUNCATE, whoever does it and however.
+-- The numbers of these columns and of what is generated from them, which shows them.
+CREATE FUNCTION ops_audit_numbers(p_table regclass, p_names text[]) RETURNS int2[]
+LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+  SELECT coalesce(array_agg(a.attnum ORDER BY a.attnum), '{}') FROM pg_attribute a
+  WHERE a.attrelid = p_table AND a.attnum > 0 AND NOT a.attisdropped AND (a.attname = ANY (p_names)
+    OR a.attgenerated <> '' AND EXISTS (
+      SELECT FROM pg_attrdef f, pg_depend d, pg_attribute s
+      WHERE f.adrelid = p_table AND f.adnum = a.attnum AND d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid
+        AND d.refobjid = p_table AND d.refobjsubid = s.attnum AND s.attrelid = p_table AND s.attname = ANY (p_names)))
+$$;
+
+-- Put a table under audit: INSERT, UPDATE, DELETE and TRUNCATE, whoever does it and however; each of its partitions as
+-- well, since what names a partition passes by the triggers of the whole. Again after a partition was added.
 -- `redact` names columns whose values are never shown, `ignore` columns that carry no fact.
 CREATE FUNCTION ops_audit_watch(
   p_table regclass, redact text[] DEFAULT '{}', ignore text[] DEFAULT '{}', noun text DEFAULT NULL
 ) RETURNS void
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
-  keys text[];
+  part regclass;
+  secret int2[];
+  keys text[] := ops_audit_keys(p_table);
+  unknown text := (SELECT string_agg(n, ', ') FROM unnest(redact || ignore) n WHERE NOT EXISTS (
+    SELECT FROM pg_attribute WHERE attrelid = p_table AND attname = n AND attnum > 0 AND NOT attisdropped));
   args text;
 BEGIN
-  SELECT array_agg(a.attname::text ORDER BY k.n) INTO keys
-  FROM pg_index i, unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, n), pg_attribute a
-  WHERE i.indrelid = p_table AND i.indisprimary AND a.attrelid = p_table AND a.attnum = k.attnum;
-  IF keys IS NULL THEN
+  IF (SELECT relkind FROM pg_class WHERE oid = p_table) NOT IN ('r', 'p') THEN
+    RAISE EXCEPTION '% is not a table', p_table USING ERRCODE = 'wrong_object_type';
+  ELSIF keys IS NULL THEN
     RAISE EXCEPTION '% has no primary key, so its rows cannot be told apart', p_table
       USING HINT = 'Add a primary key, then watch it.';
+  ELSIF keys && redact THEN
+    RAISE EXCEPTION 'the primary key of % names its rows in the trail and cannot be redacted', p_table
+      USING HINT = 'Give it a key that may be shown.';
+  ELSIF unknown IS NOT NULL THEN  -- a misspelt secret would be shown
+    RAISE EXCEPTION '% has no column %', p_table, unknown USING ERRCODE = 'undefined_column';
   END IF;
   PERFORM ops_audit_unwatch(p_table);
   noun := coalesce(noun, (SELECT relname FROM pg_class WHERE oid = p_table));
-  args := format('%L, %L, %L, %L', noun, keys, redact, ignore);
-  EXECUTE format('CREATE TRIGGER ops_audit_insert AFTER INSERT ON %s REFERENCING NEW TABLE AS new_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION ops_audit_rows(%s)', p_table, args);
-  EXECUTE format('CREATE TRIGGER ops_audit_update AFTER UPDATE ON %s REFERENCING OLD TABLE AS old_rows
-    NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION ops_audit_rows(%s)', p_table, args);
-  EXECUTE format('CREATE TRIGGER ops_audit_delete AFTER DELETE ON %s REFERENCING OLD TABLE AS old_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION ops_audit_rows(%s)', p_table, args);
-  EXECUTE format('CREATE TRIGGER ops_audit_truncate BEFORE TRUNCATE ON %s
-    FOR EACH STATEMENT EXECUTE FUNCTION ops_audit_rows(%s)', p_table, args);
+  FOR part IN SELECT p_table UNION SELECT relid FROM pg_partition_tree(p_table) t JOIN pg_class c ON c.oid = t.relid
+    WHERE c.relkind IN ('r', 'p')
+  LOOP
+    secret := ops_audit_numbers(part, redact);
+    args := format('%L, %L, %L, %L', noun, secret, (SELECT coalesce(array_agg(attname::text ORDER BY attnum), '{}')
+      FROM pg_attribute WHERE attrelid = part AND attnum = ANY (secret)), ignore);
+    EXECUTE format('CREATE TRIGGER ops_audit_insert AFTER INSERT ON %s REFERENCING NEW TABLE AS new_rows
+      FOR EACH STATEMENT EXECUTE FUNCTION ops_audit_rows(%s)', part, args);
+    EXECUTE format('CREATE TRIGGER ops_audit_update AFTER UPDATE ON %s REFERENCING OLD TABLE AS old_rows
+      NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION ops_audit_rows(%s)', part, args);
+    EXECUTE format('CREATE TRIGGER ops_audit_delete AFTER DELETE ON %s REFERENCING OLD TABLE AS old_rows
+      FOR EACH STATEMENT EXECUTE FUNCTION ops_audit_rows(%s)', part, args);
+    EXECUTE format('CREATE TRIGGER ops_audit_truncate BEFORE TRUNCATE ON %s
+      FOR EACH STATEMENT EXECUTE FUNCTION ops_audit_rows(%s)', part, args);
+  END LOOP;
 END $$;
 
--- Take a table out of audit.
+-- Take a table and its partitions out of audit.
 CREATE FUNCTION ops_audit_unwatch(p_table regclass) RETURNS void
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
-  name text;
+  t record;
 BEGIN
-  FOREACH name IN ARRAY '{ops_audit_insert,ops_audit_update,ops_audit_delete,ops_audit_truncate}'::text[] LOOP
-    IF EXISTS (SELECT FROM pg_trigger WHERE tgrelid = p_table AND tgname = name) THEN
-      EXECUTE format('DROP TRIGGER %I ON %s', name, p_table);
-    END IF;
+  FOR t IN SELECT tgname, tgrelid::regclass AS of_table FROM pg_trigger
+    WHERE tgname IN ('ops_audit_insert', 'ops_audit_update', 'ops_audit_delete', 'ops_audit_truncate')
+      AND (tgrelid = p_table OR tgrelid IN (SELECT relid FROM pg_partition_tree(p_table)))
+  LOOP
+    EXECUTE format('DROP TRIGGER %I ON %s', t.tgname, t.of_table);
   END LOOP;
 END $$;
 

@@ -1,6 +1,7 @@
 -- Least privilege. Nothing here is for everybody: who migrates owns it, and grants what a role needs.
 
--- Give a role what it needs and no more: `app` runs the platform, `read` reads reports, `enqueue` may only enqueue.
+-- Give a role what it needs and no more: `app` runs the platform, `read` reads reports, `enqueue` may only enqueue, `watch`
+-- may put tables of its own under audit.
 CREATE FUNCTION ops_grant(p_role name, p_kind text) RETURNS void
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
@@ -16,8 +17,13 @@ BEGIN
     EXECUTE format('GRANT EXECUTE ON FUNCTION %s, ops_audit_context() TO %I',
       (SELECT oid::regprocedure FROM pg_proc WHERE proname = 'ops_enqueue' AND pronamespace = home::regnamespace), p_role);
     RETURN;
+  ELSIF p_kind = 'watch' THEN
+    EXECUTE (SELECT format('GRANT EXECUTE ON FUNCTION %s TO %I', string_agg(oid::regprocedure::text, ', '), p_role)
+      FROM pg_proc WHERE pronamespace = home::regnamespace AND proname IN ('ops_audit_watch', 'ops_audit_unwatch',
+        'ops_audit_rows', 'ops_audit_keys', 'ops_audit_secret', 'ops_audit_numbers'));
+    RETURN;
   ELSIF p_kind NOT IN ('app', 'read') THEN
-    RAISE EXCEPTION 'unknown kind of role %, known are: app, read, enqueue', p_kind;
+    RAISE EXCEPTION 'unknown kind of role %, known are: app, read, enqueue, watch', p_kind;
   END IF;
   -- `read` sees reports, never a secret, nor what the audit trail hides, nor what a job is given and held by.
   FOR t IN SELECT c.relname AS name FROM pg_class c
@@ -46,7 +52,8 @@ BEGIN
     EXECUTE (SELECT format('GRANT EXECUTE ON FUNCTION %s TO %I', string_agg(oid::regprocedure::text, ', '), p_role)
       FROM pg_proc WHERE pronamespace = home::regnamespace AND proname LIKE 'ops\_%'
         -- A trigger's function runs without a right to it; with one it could be put on a table of the role's own.
-        AND prorettype <> 'trigger'::regtype AND proname NOT IN ('ops_grant', 'ops_audit_watch', 'ops_audit_unwatch'));
+        AND prorettype <> 'trigger'::regtype AND proname NOT IN ('ops_grant', 'ops_audit_watch', 'ops_audit_unwatch', 'ops_audit_keys', 'ops_audit_secret',
+          'ops_audit_numbers'));
   END IF;
 END $$;
 

@@ -40,7 +40,7 @@ CREATE TABLE audit_logs (
   CONSTRAINT pk_audit_logs PRIMARY KEY (id, at),
   CONSTRAINT ck_audit_logs_actor_type CHECK (actor_type IN ('user', 'system', 'worker', 'beat', 'database'))
 ) PARTITION BY RANGE (at);
-CREATE INDEX ix_audit_logs_action ON audit_logs (action, id);
+CREATE INDEX ix_audit_logs_action ON audit_logs (action text_pattern_ops, id);
 CREATE INDEX ix_audit_logs_actor ON audit_logs (actor, id);
 CREATE INDEX ix_audit_logs_actor_id ON audit_logs (actor_id, id) WHERE actor_id IS NOT NULL;
 CREATE INDEX ix_audit_logs_at ON audit_logs USING brin (at);

@@ -105,7 +105,7 @@ def searching(trail: Trail, report: Report) -> None:
     for words in (
         {"resource": "deployment:42"}, {"actor": "worker-7"}, {"action": "job.failed"}, {"action": "job.*"},
         {"changed": "status", "to": "failed"}, {"changed": "status"}, {"changed": "nothing"}, {"actor": "nobody"},
-        {"actor": "worker-7", "action": "job.failed"},
+        {"secret": "aws/key-7"}, {"actor": "worker-7", "action": "job.failed"},
         {"changed": "status", "to": "failed", "actor": "worker-7"},
     ):  # fmt: skip
         for before in (None, ROWS // 3):

@@ -299,6 +299,17 @@ class TestOutside:
         trail.outside.write_text("".join(lines[i] for i in (3, 0, 2, 1, 1)))
         assert trail.found(with_outside=True) == []
 
+    def test_a_seal_that_was_made_anew_is_named_whatever_the_order_of_the_lines(self, trail):
+        lines = trail.outside.read_text().splitlines(keepends=True)
+        trail.outside.write_text("".join(lines[i] for i in (3, 0, 2, 1)))
+        with trail.tampering() as do:
+            do("DELETE FROM audit_seals WHERE number > 1")
+        trail.outside = trail.outside.with_name("not here")
+        trail.seal(limit=3)
+        trail.outside = trail.outside.with_name("seals.jsonl")
+        found = trail.found(with_outside=True)
+        assert sorted(found) == [("seal_replaced", number) for number in (2, 3, 4)]
+
     def test_a_file_that_is_not_there_is_said(self, trail):
         trail.outside = Path("/nowhere/seals")
         with pytest.raises(Unavailable, match="/nowhere/seals cannot be read"):

@@ -102,6 +102,16 @@ class Output:
         if not self.json:
             self.console.print(make_table(title, columns, rows))
 
+    def csv(self, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Comma-separated values. No cell is a formula to a spreadsheet, whatever a stranger has put into it."""
+        import csv
+
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(columns)
+        for row in rows:
+            writer.writerow([_cell(value) for value in row])
+        sys.stdout.flush()
+
     def page(self, noun: str, columns: Sequence[str], items: Sequence[Mapping[str, Any]], more: str | None) -> None:
         """A list: with `--json` an object with ``items`` and ``next``; for people a table of the columns."""
         if self.json:
@@ -157,6 +167,15 @@ def show(value: Any) -> str:
     if isinstance(value, dict):
         return json.dumps(plain(value), ensure_ascii=False)
     return safe(str(value)).replace("\n", " ")
+
+
+def _cell(value: Any) -> Any:
+    """A value of a CSV file: numbers as they are, everything else as text that begins no formula."""
+    if value is None or isinstance(value, int | float):
+        return value
+    value = plain(value)
+    text = safe(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).replace("\n", " ")
+    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) or text.startswith("\t") else text
 
 
 def plain(value: Any) -> Any:

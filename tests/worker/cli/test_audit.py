@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 
@@ -124,3 +126,59 @@ class TestTick:
         seal()
         assert "audit: sealed up to seal 1; 0 entries wait" in ready("status").stdout
         assert ready("status", "--json").json["audit"]["newest_seal"] == 1
+
+
+class TestSearch:
+    def test_a_field_that_was_set_to_a_number_or_a_constant_is_found(self, ready: Ops, sql) -> None:
+        sql("INSERT INTO users (username, email, is_active) VALUES ('bob', 'b@example.org', false)")
+        found = ready("--json", "audit", "search", "--changed", "is_active", "--to", "false").json["items"]
+        assert [entry["changes"]["username"][1] for entry in found] == ["bob"]
+        assert ready("--json", "audit", "search", "--changed", "username", "--to", "bob").json["items"] == found
+
+    def test_a_value_without_a_field_is_refused(self, ready: Ops) -> None:
+        done = ready("audit", "search", "--to", "x")
+        assert (done.code, "--changed" in done.error) == (2, True)
+
+    def test_csv_holds_every_column_over_all_pages_and_no_formula(self, ready: Ops, sql) -> None:
+        for text in ("=cmd|'/c calc'!A1", "+1", "-1", "@x", "\t=1", " =1", 'a,b"c\nd\x1b[2Je'):
+            sql("SELECT ops_audit('x', 'thing', %s, NULL, jsonb_build_object('n', -1))", text)
+        done = ready("audit", "search", "--resource", "thing", "--csv", "--limit", "1000")
+        rows = list(csv.DictReader(io.StringIO(done.stdout)))
+        assert [row["resource_id"] for row in reversed(rows)] == [
+            "'=cmd|'/c calc'!A1", "'+1", "'-1", "'@x", "'\t=1", "' =1", 'a,b"c de',
+        ]  # fmt: skip
+        assert json.loads(rows[0]["details"]) == {"n": -1}
+        assert rows[0]["db_user"] == "ops_app"
+        assert "\x1b" not in done.stdout
+        short = ready("audit", "search", "--resource", "thing", "--csv", "--limit", "3")
+        assert (len(short.stdout.splitlines()), f"more: --before {rows[2]['id']}" in short.stderr) == (4, True)
+        assert ready("audit", "search", "--csv", "--json").code == 2
+
+    def test_csv_goes_over_all_pages(self, ready: Ops, sql, monkeypatch) -> None:
+        monkeypatch.setattr("db.repositories.base.MAX_LIMIT", 2)
+        sql("SELECT ops_audit('x', 'thing', n::text) FROM generate_series(1, 5) n")
+        lines = ready("audit", "search", "--resource", "thing", "--csv").stdout.splitlines()
+        assert len(lines) == 6
+
+
+def test_who_opened_a_secret_is_told_with_the_deployment_it_was_for(ready: Ops, database) -> None:
+    from db.connection import get_db_session
+    from db.models import User
+    from db.services import secrets
+
+    assert ready("secret", "set", "github/token", stdin="s3cr3t").code == 0
+    assert ready("secret", "set", "github/other", stdin="s3cr3t").code == 0
+    assert ready("deploy", "web", "v1", "--to", "local", "--detach").code == 0
+    with get_db_session(actor="worker one", actor_type="worker") as session:
+        owner = session.query(User).one().id
+        for name, deployment in (("github/token", 1), ("github/other", 1), ("github/token", 99)):
+            secrets.open_all(session, owner_id=owner, wanted={"A": name}, deployment_id=deployment)
+    found = ready("--json", "audit", "opened", "github/token").json["items"]
+    assert [(each["actor"], each["owner"], each["deployment_id"], each["deployment"]) for each in found] == [
+        ("worker one", "ann", 99, None),
+        ("worker one", "ann", 1, "web v1 on local"),
+    ]
+    assert "web v1 on local" in ready("audit", "opened", "github/token").stdout
+    assert ready("audit", "opened", "github/nothing").stdout == "no openings\n"
+    assert ready("audit", "opened", "github").code == 2
+    assert len(ready("audit", "opened", "github/token", "--csv").stdout.splitlines()) == 3
