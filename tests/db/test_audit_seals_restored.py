@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
 from db.repositories import audit_seals
 from db.repositories.audit_seals import Server
+from tests.conftest import Database, settings_from
 from tests.db.sealed import Trail
+from worker.devstack import Stack
+from worker.servers import DATABASE, postgres_bin
 
 FAR = 10**12
 
@@ -31,13 +36,10 @@ def elsewhere(trail: Trail, monkeypatch):
         with trail.tampering() as do:
             do("UPDATE audit_logs SET xid = (xid::text::bigint + %s)::text::xid8", ahead)
         monkeypatch.setattr(audit_seals.AuditSealRepository, "server", shifted)
-        settled = audit_seals.AuditSealRepository.entries
-
-        def entries(self, *, settled: bool = False, **given):
-            return original(self, settled=False, **given)
-
-        original = settled
-        monkeypatch.setattr(audit_seals.AuditSealRepository, "entries", entries)
+        read = audit_seals.AuditSealRepository.entries
+        # Here their transactions are still to come.
+        unsettled = lambda self, *, settled, **asked: read(self, **asked)  # noqa: E731
+        monkeypatch.setattr(audit_seals.AuditSealRepository, "entries", unsettled)
         trail.seal(limit=4)
         monkeypatch.undo()
 
@@ -78,3 +80,33 @@ def test_a_trail_that_was_never_sealed_is_sealed_after_a_restore(trail: Trail):
     assert trail.verify().findings == []
     assert [(seal.epoch, seal.count) for seal in trail.seal()] == [(1, 4), (2, 3)]
     assert (trail.verify().findings, trail.verify().entries) == ([], 7)
+
+
+def test_a_dump_that_is_restored_on_another_server_goes_on_being_sealed_there(trail: Trail, tmp_path):
+    """For real: a fresh server, whose transaction ids are behind, and writers that are faster than the sealer."""
+    trail.write(400)
+    trail.seal(limit=150)
+    trail.write(20)
+    trail.forge()
+    dump = tmp_path / "dump"
+    source = trail.database.stack.postgres.url(trail.database.name)
+    subprocess.run([postgres_bin() / "pg_dump", "-Fc", "-f", dump, source], check=True)
+    stack = Stack(tmp_path / "other")
+    try:
+        stack.start()
+        there = Database(DATABASE, stack)
+        subprocess.run(
+            [postgres_bin() / "pg_restore", "--exit-on-error", "-d", stack.postgres.url(DATABASE), dump], check=True
+        )
+        with settings_from({"DATABASE_URL": there.url, "OPS_DATABASE_OWNER_URL": there.owner_url}):
+            restored = Trail(there, trail.outside, trail.keys)
+            restored.write(30)
+            assert restored.found(with_outside=True) == [("seal_forged", 4)]
+            assert [seal.epoch for seal in restored.seal()] == [1, 2]
+            restored.write(5)
+            restored.seal()
+            report = restored.verify(with_outside=True)
+            assert [each.kind for each in report.findings] == ["seal_forged"]
+            assert (report.entries, report.unsealed) == (455, 0)
+    finally:
+        stack.delete()
