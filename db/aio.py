@@ -149,6 +149,7 @@ class UserRepository(_Lifted[repositories.UserRepository]):
     get_by_username = _lift(repositories.UserRepository.get_by_username)
     get_by_email = _lift(repositories.UserRepository.get_by_email)
     require_by_username = _lift(repositories.UserRepository.require_by_username)
+    lock_active_admins = _lift(repositories.UserRepository.lock_active_admins)
     get_with_relations = _lift(repositories.UserRepository.get_with_relations)
 
 
@@ -257,4 +258,6 @@ class AuditLogRepository(_Lifted[repositories.AuditLogRepository]):
     add = _lift(repositories.AuditLogRepository.add)
     search = _lift(repositories.AuditLogRepository.search)
     story = _lift(repositories.AuditLogRepository.story)
+    deployments = _lift(repositories.AuditLogRepository.deployments)
+    owners = _lift(repositories.AuditLogRepository.owners)
     get_user_activity = _lift(repositories.AuditLogRepository.get_user_activity)

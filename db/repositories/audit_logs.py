@@ -32,7 +32,7 @@ class AuditLogRepository:
         document = bindparam("details", details, type_=JSONB(none_as_null=True))
         self.session.execute(select(function(action, resource_type, key, null(), document)))
 
-    def search(self, *, limit: int = 50, before: int | None = None, **asked: Any) -> Page[Any]:
+    def search(self, /, *, limit: int = 50, before: int | None = None, **asked: Any) -> Page[Any]:
         """Entries newest first; ``asked`` as for :meth:`conditions`."""
         return self._page(self.conditions(**asked), limit, before)
 

@@ -13,10 +13,18 @@ from pwdlib.hashers.argon2 import Argon2Hasher
 from sqlalchemy import event, func, select, text
 from sqlalchemy.orm import Session
 
-from db import aio, encryption, repositories, service
+from db import aio, keyring, repositories, service
 from db.aio import AuditLogRepository, DatabaseService, DeploymentRepository, UserRepository, get_db_session
 from db.connection import get_db_session as get_sync_session
-from db.errors import AlreadyExists, DatabaseUnavailable, InvalidInput, NotFound, PermissionDenied, Throttled
+from db.errors import (
+    AlreadyExists,
+    DatabaseUnavailable,
+    EncryptionError,
+    InvalidInput,
+    NotFound,
+    PermissionDenied,
+    Throttled,
+)
 from db.models import APIKey, User
 from db.services.logins import PAIR
 from tests.conftest import settings_from
@@ -51,7 +59,9 @@ def users() -> list[str]:
 
 
 def public(kind: type) -> set[str]:
-    return {name for name, _ in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")}
+    """Its methods: a static one touches no database, and is called on the class as it is."""
+    found = {name for name, _ in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")}
+    return {name for name in found if not isinstance(inspect.getattr_static(kind, name), staticmethod)}
 
 
 @pytest.mark.parametrize(
@@ -172,13 +182,13 @@ def test_the_loop_goes_on_while_a_password_is_hashed_and_checked(run, monkeypatc
 
 def test_the_loop_goes_on_while_keys_are_derived(run, database, monkeypatch):
     hearts: list[Heart] = []
-    real = encryption.PBKDF2HMAC
+    real = keyring.PBKDF2HMAC
 
     def held(*arguments, **options):
         hearts[-1].hold()
         return real(*arguments, **options)
 
-    monkeypatch.setattr(encryption, "PBKDF2HMAC", held)
+    monkeypatch.setattr(keyring, "PBKDF2HMAC", held)
 
     async def work() -> None:
         hearts.append(Heart())
@@ -195,7 +205,7 @@ def test_without_keys_a_session_opens_and_whoever_seals_is_told(run, database):
         async with get_db_session() as session:
             door = DatabaseService(session)
             user = await door.create_user_with_audit("eve", "eve@example.org")
-            with pytest.raises(encryption.EncryptionError, match="ENCRYPTION_KEY"):
+            with pytest.raises(EncryptionError, match="ENCRYPTION_KEY"):
                 await door.store_api_key(user.id, "aws", "token", "value")
 
     with settings_from({"ENCRYPTION_KEY": ""}):

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db import aio, encryption
+from db import aio, encryption, keyring
 from db.connection import get_db_session, get_engine, pool_stats
 from db.errors import DecryptionError, Throttled
 from db.repositories import StatsRepository
@@ -51,8 +51,8 @@ def test_each_value_that_is_sealed_or_opened_is_counted_with_its_time(database):
     assert grown["opened"][2] > 0
 
 
-def timings() -> dict[str, encryption.Timing]:
-    return {"sealed": encryption.sealed, "opened": encryption.opened}
+def timings() -> dict[str, keyring.Timing]:
+    return {"sealed": keyring.sealed, "opened": keyring.opened}
 
 
 def test_the_growth_of_the_trail_is_seen(session: Session):

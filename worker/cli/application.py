@@ -59,7 +59,7 @@ def add(
 @app.command("list")
 def list_(
     limit: Annotated[int, typer.Option(help="Rows per page.")] = 50,
-    before: Annotated[int | None, typer.Option(help="Where the page before ended.")] = None,
+    before: Annotated[int | None, typer.Option(min=1, max=2**63 - 1, help="Where the page before ended.")] = None,
 ) -> None:
     """List applications, newest first. Example: ops app list"""
     from db.repositories import ApplicationRepository

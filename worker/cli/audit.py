@@ -26,7 +26,7 @@ COLUMNS = (
 Since = Annotated[str | None, typer.Option(help="30m, 12h, 7d, or a time.")]
 Until = Annotated[str | None, typer.Option(help="As --since.")]
 Limit = Annotated[int, typer.Option(help="Rows per page; with --csv, rows in all.")]
-Before = Annotated[int | None, typer.Option(help="Where the page before ended.")]
+Before = Annotated[int | None, typer.Option(min=1, max=2**63 - 1, help="Where the page before ended.")]
 Csv = Annotated[bool, typer.Option("--csv", help="Comma-separated values for a spreadsheet.")]
 
 

@@ -55,7 +55,7 @@ def list_(
     status: Annotated[str | None, typer.Option(help="Only deployments with this status.")] = None,
     application: Annotated[str | None, typer.Option("--app", help="Only of this application.")] = None,
     limit: Annotated[int, typer.Option(help="Rows per page.")] = 20,
-    before: Annotated[int | None, typer.Option(help="Where the page before ended.")] = None,
+    before: Annotated[int | None, typer.Option(min=1, max=2**63 - 1, help="Where the page before ended.")] = None,
 ) -> None:
     """List deployments, newest first. Example: ops deployment list --status failed"""
     from db.models import Deployment

@@ -20,7 +20,7 @@ def list_(
     state: Annotated[str | None, typer.Option(help="queued, running, succeeded, failed or cancelled.")] = None,
     task: Annotated[str | None, typer.Option(help="Only jobs of this task.")] = None,
     limit: Annotated[int, typer.Option(help="Rows per page.")] = 50,
-    before: Annotated[int | None, typer.Option(help="Where the page before ended.")] = None,
+    before: Annotated[int | None, typer.Option(min=1, max=2**63 - 1, help="Where the page before ended.")] = None,
 ) -> None:
     """List jobs, newest first. Example: ops job list --state queued"""
     from db.repositories import JobRepository
