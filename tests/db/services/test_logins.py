@@ -8,11 +8,11 @@ from datetime import timedelta
 
 import bcrypt
 import pytest
-from sqlalchemy import func, select, text, update
+from sqlalchemy import event, func, select, text, update
 from sqlalchemy.orm import Session
 
 from db import passwords
-from db.connection import get_db_session
+from db.connection import get_db_session, get_engine
 from db.errors import Throttled
 from db.models import LoginLimit, User
 from db.repositories import AuditLogRepository
@@ -87,6 +87,22 @@ def test_a_failure_is_recorded_although_the_caller_rolls_back(session, login, fa
     assert session.scalar(select(User.last_login_at)) is None
 
 
+def test_whoever_does_not_get_in_costs_one_check_and_as_many_statements(session, login, fast):
+    users.create(session, username="off", email="off@example.org", password=PASSWORD)
+    session.execute(update(User).where(User.username == "off").values(is_active=False))
+    session.commit()
+    sent: list[str] = []
+    event.listen(get_engine(), "before_cursor_execute", lambda *arguments: sent.append(arguments[2]))
+    work = []
+    for name, password in (("eve", "wrong"), ("nobody", "wrong"), ("off", PASSWORD), ("off", "wrong")):
+        fast.clear()
+        sent.clear()
+        assert not attempt(password, name=name)
+        work.append((len(fast), len(sent)))
+    assert len(set(work)) == 1
+    assert work[0][0] == 1
+
+
 def test_whoever_guesses_has_to_wait_and_one_attempt_comes_back_at_a_time(session, login, fast):
     use_up(HERE)
     with pytest.raises(Throttled) as error:
@@ -156,8 +172,6 @@ def test_no_connection_is_held_while_a_password_is_checked(session, login, monke
     def check(*arguments):
         held.append(get_engine().pool.checkedout())
         return real(*arguments)
-
-    from db.connection import get_engine
 
     monkeypatch.setattr(passwords, "check", check)
     assert attempt(PASSWORD)
