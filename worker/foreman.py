@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ from worker.devstack import Stack
 
 log = structlog.get_logger()
 
+#: Locks on the ports that this process has been promised.
+_reserved: list[int] = []
 FLOWER_PORTS = range(5555, 5575)
 #: After a process has died: the pause before it is started again, doubled each time, and forgotten once it has lived
 #: for a minute.
@@ -208,15 +211,30 @@ def stop_foreman(stack: Stack, seconds: float = 120.0) -> bool:
 
 
 def free_port(wanted: int | None) -> int:
-    """The wanted port, or the first free one of Flower's. Raises Conflict when it is taken."""
+    """The wanted port, or the first free one of Flower's, which no other foreman of this user takes while this process
+    lives. Raises Conflict when it is taken."""
     for port in [wanted] if wanted is not None else FLOWER_PORTS:
         with contextlib.suppress(OSError), socket.socket() as door:
             door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             door.bind(("127.0.0.1", port))
+            if wanted is None:
+                _reserve(port)
             return port
     if wanted is not None:
         raise Conflict(f"port {wanted} is taken", hint="ops up --port ANOTHER")
     raise Conflict(f"ports {FLOWER_PORTS[0]} to {FLOWER_PORTS[-1]} are taken", hint="ops up --port ANOTHER")
+
+
+def _reserve(port: int) -> None:
+    """Flower binds it seconds from now. Raises OSError where another foreman has it."""
+    path = Path(tempfile.gettempdir()) / f"ops-{os.getuid()}-port-{port}.lock"
+    lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise
+    _reserved.append(lock)
 
 
 def _end_with_parent() -> None:

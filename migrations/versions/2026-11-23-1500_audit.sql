@@ -275,7 +275,7 @@ BEGIN
   FOR part IN
     SELECT c.relname FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid
     WHERE inhparent = 'audit_logs'::regclass AND c.relname ~ '^audit_logs_\d{4}_\d{2}$'
-      AND to_date(right(c.relname, 7), 'YYYY_MM') + interval '1 month' < now() - make_interval(days => p_keep_days)
+      AND right(c.relname, 7) COLLATE "C" < to_char(now() - make_interval(days => p_keep_days), 'YYYY_MM')
   LOOP
     EXECUTE format('SELECT count(*) FROM %I', part.relname) INTO entries;
     EXECUTE format('DROP TABLE %I', part.relname);

@@ -62,7 +62,7 @@ def _up(stack: Stack, port: int, *, view: bool) -> None:
         crew.start()
         _wait_until_ready(crew, port)
         _say_where(stack, port)
-        (stack.data_dir / READY).write_text(str(os.getpid()))
+        (stack.data_dir / READY).write_text(f"{os.getpid()} {port}")
         _run(crew, view=view and out.is_terminal)
     except _Stop:
         pass
@@ -125,7 +125,8 @@ def relay() -> None:
 
 def _detach(stack: Stack, port: int | None) -> int:
     """Start this very command in the background, and wait until it says that it is ready, or why not."""
-    port = foreman.free_port(port)
+    if port is not None:
+        foreman.free_port(port)
     log = stack.log_dir / "up.log"
     # Another may be starting and write there too: nothing of it is removed, and only what comes from now on is read.
     if not log.exists() or log.stat().st_size > LOG_BYTES:
@@ -133,15 +134,16 @@ def _detach(stack: Stack, port: int | None) -> int:
     begin = log.stat().st_size
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-c", "from worker.cli import main; main()", "up", "--no-view", "--port", str(port)],
+            [sys.executable, "-c", "from worker.cli import main; main()", "up", "--no-view",
+             *(["--port", str(port)] if port is not None else [])],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
             env=os.environ | {"OPS_DATA_DIR": str(stack.data_dir)},
-        )
+        )  # fmt: skip
     end = time.monotonic() + READY_SECONDS + 30
-    while not _is_ready(stack, process.pid):
+    while (port := _ready_port(stack, process.pid)) is None:
         if process.poll() is not None:
             printed = log.read_bytes()[begin:].decode(errors="replace")
             lines = [line for line in printed.splitlines() if line.startswith("error:")]
@@ -159,11 +161,13 @@ def _detach(stack: Stack, port: int | None) -> int:
     return 0
 
 
-def _is_ready(stack: Stack, pid: int) -> bool:
+def _ready_port(stack: Stack, pid: int) -> int | None:
+    """Flower's port, once this process has said that everything is up."""
     try:
-        return (stack.data_dir / READY).read_text() == str(pid)
-    except OSError:
-        return False
+        said, _, port = (stack.data_dir / READY).read_text().partition(" ")
+        return int(port) if said == str(pid) else None
+    except (OSError, ValueError):
+        return None
 
 
 def _wait_until_ready(crew: foreman.Foreman, port: int) -> None:

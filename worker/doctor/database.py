@@ -136,7 +136,7 @@ def partitions(connection: Connection) -> Iterator[Finding]:
     query = text(
         """SELECT count(*) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
         WHERE i.inhparent = CAST(:trail AS regclass)
-          AND to_date(right(c.relname, 7), 'YYYY_MM') > date_trunc('month', now())"""
+          AND right(c.relname, 7) COLLATE "C" > to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM')"""
     )
     ahead = connection.scalar(query, {"trail": f"{get_settings().database_schema}.audit_logs"}) or 0
     if ahead < PARTITIONS_AHEAD:
