@@ -1,7 +1,7 @@
 """The ledger's statements, each one autocommit call on a connection of its own.
 
 Used where every round trip counts and no ORM belongs: workers, their supervisors, the relay. The protocol is in the
-functions of the database (``migrations/versions/*_ledger.sql``); here stands only how to call them, and that a call
+functions of the database (``migrations/versions/*_ledger*.sql``); here stands only how to call them, and that a call
 whose answer was lost may be repeated with the same token.
 """
 

@@ -12,7 +12,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-PARTS = ("tables", "audit", "keys", "pause", "ledger", "grants")
+PARTS = ("tables", "audit", "keys", "pause", "ledger", "ledger_enqueue", "ledger_attempt", "ledger_upkeep", "grants")
 
 
 def upgrade() -> None:

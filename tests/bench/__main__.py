@@ -23,7 +23,8 @@ from db.encryption import new_key
 from tests.bench import encrypted
 from tests.bench.report import Report, percentile
 from tests.conftest import Database, settings_from
-from tests.e2e.platform import Platform, until
+from tests.e2e.platform import Platform
+from tests.e2e.process import until
 from worker.devstack import Stack
 from worker.servers import DATABASE, POSTGRES_SETTINGS
 

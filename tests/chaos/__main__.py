@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from tests.chaos.hammer import Plan, run
+from tests.chaos.hammer import run
+from tests.chaos.plan import Plan
 from tests.chaos.promises import broken_promises
 
 

@@ -19,7 +19,8 @@ from uuid import UUID, uuid4
 import psycopg
 
 from db.ledger import Ledger
-from tests.chaos.hammer import Plan, run
+from tests.chaos.hammer import run
+from tests.chaos.plan import Plan
 
 TASK = "tests.figures"
 QUEUE = "figures"

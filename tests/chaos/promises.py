@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from uuid import UUID
 
-from tests.chaos.hammer import Effect, Report
+from tests.chaos.plan import Effect, Report
 
 
 def broken_promises(report: Report) -> list[str]:

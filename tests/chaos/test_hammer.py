@@ -9,7 +9,8 @@ import os
 
 import pytest
 
-from tests.chaos.hammer import Plan, Report, run
+from tests.chaos.hammer import run
+from tests.chaos.plan import Plan, Report
 from tests.chaos.promises import broken_promises
 from tests.conftest import SCHEMA, Database
 

@@ -7,7 +7,8 @@ import http.client
 import socket
 from email.message import Message
 
-from tests.e2e.platform import Platform, until
+from tests.e2e.platform import Platform
+from tests.e2e.process import until
 
 
 class Flower:

@@ -20,7 +20,7 @@ from db.repositories.stats import StatsRepository
 from db.service import DatabaseService
 from db.services import pausing
 from tests.conftest import SCHEMA, Database, fresh_database, make_template, settings_from
-from tests.e2e.platform import until
+from tests.e2e.process import until
 from worker.devstack import Stack
 from worker.servers import OWNER_ROLE, postgres_bin
 

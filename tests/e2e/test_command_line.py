@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SCHEMA
-from tests.e2e.platform import Platform, Process, until
+from tests.e2e.platform import Platform
+from tests.e2e.process import Process, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 

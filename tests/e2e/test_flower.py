@@ -12,7 +12,8 @@ import pytest
 
 from tests.e2e import hostile
 from tests.e2e.flower import Flower
-from tests.e2e.platform import Platform, until
+from tests.e2e.platform import Platform
+from tests.e2e.process import until
 from worker.flower import MAX_NAMES
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]

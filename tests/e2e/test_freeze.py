@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from tests.e2e.platform import Platform, is_alive, until
+from tests.e2e.platform import Platform
+from tests.e2e.process import is_alive, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.e2e import hostile
-from tests.e2e.platform import Platform, until
+from tests.e2e.platform import Platform
+from tests.e2e.process import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

@@ -21,7 +21,8 @@ from db.repositories import AuditLogRepository
 from db.service import DatabaseService
 from tests.conftest import Database, settings_from
 from tests.e2e.conftest import running_platform
-from tests.e2e.platform import Platform, until
+from tests.e2e.platform import Platform
+from tests.e2e.process import until
 
 PROGRAM = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
 pytestmark = [

@@ -17,7 +17,8 @@ from sqlalchemy.orm import Session
 from db import migrate
 from tests.conftest import SCHEMA, Database, fresh_database, settings_from
 from tests.e2e.conftest import running_platform
-from tests.e2e.platform import ROOT, Platform, until
+from tests.e2e.platform import ROOT, Platform
+from tests.e2e.process import until
 from worker import publish
 from worker.base import OpsTask
 from worker.devstack import Stack

@@ -19,7 +19,8 @@ import pytest
 from db.connection import get_db_session
 from db.service import DatabaseService
 from tests.e2e.flower import Flower
-from tests.e2e.platform import Platform, descendants, until
+from tests.e2e.platform import Platform
+from tests.e2e.process import descendants, until
 from worker.servers import postgres_bin
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]

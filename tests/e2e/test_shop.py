@@ -19,7 +19,8 @@ from db.errors import InvalidInput
 from tests.conftest import fresh_database
 from tests.e2e import hostile
 from tests.e2e.conftest import running_platform
-from tests.e2e.platform import Platform, until
+from tests.e2e.platform import Platform
+from tests.e2e.process import until
 from worker.backend import JobError
 from worker.devstack import Stack
 

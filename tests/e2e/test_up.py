@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.platform import is_alive, until
+from tests.e2e.process import is_alive, until
 from worker.devstack import Stack
 from worker.foreman import running_foreman
 

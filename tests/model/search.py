@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from tests.model.protocol import Protocol, Rules, Scene
+from tests.model.protocol import Protocol
+from tests.model.scene import Rules, Scene
 from tests.model.world import Broken, Violation, World
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.model.protocol import Rules, Scene
+from tests.model.scene import Rules, Scene
 from tests.model.search import Found, search
 from tests.model.world import Broken
 

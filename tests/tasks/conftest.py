@@ -12,17 +12,27 @@ import signal
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import tasks
+from tasks.supervisor import now
 
 ROOT = str(Path(tasks.__file__).parent.parent)
 #: Longer than any test takes: what this limits must end for another reason.
 LONG = 60.0
+#: A driver that says "up" and its pid, and then runs a line of Python.
+UP = """
+import json, os, signal, subprocess, sys, time
+def tell(**event): os.write(1, json.dumps(event).encode() + b"\\n")
+def say(text): tell(event="log", stream="stdout", text=str(text))
+def end(outcome): tell(event="end", outcome=outcome, message="")
+plan = json.loads(sys.stdin.readline())
+say(f"up {os.getpid()}")
+"""
 
 
 class Program:
@@ -133,3 +143,24 @@ def gone(*pids: int) -> None:
             continue
         select.select([watched], [], [])
         os.close(watched)
+
+
+Start = Callable[..., Program]
+
+
+@pytest.fixture
+def start(program) -> Start:
+    """Start a supervisor and, unless `order` is False, give it the order."""
+
+    def begin(driver: str | list[str] = "", *, before: str = "", order: bool = True, **ends: Any) -> Program:
+        code = f"from tasks import supervisor\n{before}\nsupervisor.main()"
+        supervisor = program(python(code))
+        supervisor.order = {
+            "argv": driver if isinstance(driver, list) else python(UP + driver), "plan": {},
+            "lease_end": now() + LONG, "timeout_end": now() + LONG, "grace": LONG, "report": {},
+        } | ends  # fmt: skip
+        if order:
+            supervisor.say({"start": supervisor.order})
+        return supervisor
+
+    return begin
