@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import FrameType
@@ -30,6 +31,9 @@ LOG_BYTES = 1_000_000
 
 class _Stop(Exception):
     """Somebody asked for the end."""
+
+
+_asked = threading.Event()
 
 
 def here() -> Stack:
@@ -189,21 +193,21 @@ def _wait_until_ready(crew: foreman.Foreman, port: int) -> None:
             late = dead or [m for m in crew.members if m.process is not None and m.process.pid not in seen]
             names = ", ".join(member.name for member in late) or "Flower"
             raise Unavailable(f"{names} did not come up", hint=f"the logs are in {crew.stack.log_dir}")
-        time.sleep(0.1)
+        _rest(0.1)
 
 
 def _run(crew: foreman.Foreman, *, view: bool) -> None:
     if not view:
         while True:
             crew.look()
-            time.sleep(0.5)
+            _rest(0.5)
     from rich.live import Live
 
     with Live(_screen(crew), console=out.console, refresh_per_second=2, transient=False) as live:
         while True:
             crew.look()
             live.update(_screen(crew))
-            time.sleep(1.0)
+            _rest(1.0)
 
 
 def _screen(crew: foreman.Foreman) -> Any:
@@ -257,4 +261,12 @@ def _let_go_of_database() -> None:
 
 
 def _raise_stop(_number: int, _frame: FrameType | None) -> None:
+    _asked.set()
     raise _Stop
+
+
+def _rest(seconds: float) -> None:
+    """Wait, and stop where that was asked for: what is raised in a signal's handler may be lost in a destructor."""
+    time.sleep(seconds)
+    if _asked.is_set():
+        raise _Stop
