@@ -32,9 +32,10 @@ LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
   FROM ops_audit_actor(coalesce(p_context, ops_audit_context())) a
 $$;
 
--- What is shown of one value: a secret never, and of a huge one its beginning, length and digest.
+-- What is shown of one value: a secret never, and of a huge one its beginning, length and digest. STABLE, as
+-- pg_column_size is: declared otherwise it would be called for each value, not made part of the statement.
 CREATE FUNCTION ops_audit_value(p_value jsonb, p_secret boolean) RETURNS jsonb
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
   SELECT CASE
     WHEN p_value IS NULL OR p_value = 'null'::jsonb THEN 'null'::jsonb
     WHEN p_secret THEN '"[secret]"'::jsonb
@@ -44,9 +45,12 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
   END
 $$;
 
--- {column: [old, new]} of the columns that differ; NULL when none does.
-CREATE FUNCTION ops_audit_diff(p_old jsonb, p_new jsonb, p_secret text[], p_ignore text[]) RETURNS jsonb
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path FROM CURRENT AS $$
+-- {column: [old, new]} of the columns that differ; NULL when none does. One row, but a set, and without a search path of
+-- its own: only so does it become part of the statement that it is used in, which is many times faster than a call for
+-- each row. Those who use it have a fixed path.
+CREATE FUNCTION ops_audit_diff(p_old jsonb, p_new jsonb, p_secret text[], p_ignore text[])
+RETURNS TABLE (changes jsonb)
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 1 AS $$
   SELECT jsonb_object_agg(k.key, jsonb_build_array(
     ops_audit_value(p_old->k.key, k.key = ANY (p_secret)), ops_audit_value(p_new->k.key, k.key = ANY (p_secret))))
   FROM jsonb_object_keys(coalesce(p_new, p_old)) AS k(key)
@@ -98,28 +102,37 @@ BEGIN
   IF TG_OP = 'INSERT' THEN
     INSERT INTO audit_logs (action, resource_type, resource_id, changes, details,
       actor_type, actor_id, actor, client, ip_address, user_agent, request_id, task_id)
-    SELECT noun || '.created', noun, ops_audit_key(n.new, keys), ops_audit_diff(NULL, n.new, secret, ignored), details,
+    SELECT noun || '.created', noun, CASE WHEN keys[2] IS NULL THEN n.new->>keys[1] ELSE ops_audit_key(n.new, keys) END,
+      c.changes, details,
       a.actor_type, a.actor_id, a.actor, a.client, a.ip_address, a.user_agent, a.request_id, a.task_id
-    FROM (SELECT to_jsonb(x) AS new FROM new_rows x) n, ops_audit_actor(context) a;
+    FROM (SELECT to_jsonb(x) AS new FROM new_rows x OFFSET 0) n, ops_audit_diff(NULL, n.new, secret, ignored) c,
+      ops_audit_actor(context) a;
   ELSIF TG_OP = 'DELETE' THEN
     INSERT INTO audit_logs (action, resource_type, resource_id, changes, details,
       actor_type, actor_id, actor, client, ip_address, user_agent, request_id, task_id)
-    SELECT noun || '.deleted', noun, ops_audit_key(o.old, keys), ops_audit_diff(o.old, NULL, secret, ignored), details,
+    SELECT noun || '.deleted', noun, CASE WHEN keys[2] IS NULL THEN o.old->>keys[1] ELSE ops_audit_key(o.old, keys) END,
+      c.changes, details,
       a.actor_type, a.actor_id, a.actor, a.client, a.ip_address, a.user_agent, a.request_id, a.task_id
-    FROM (SELECT to_jsonb(x) AS old FROM old_rows x) o, ops_audit_actor(context) a;
+    FROM (SELECT to_jsonb(x) AS old FROM old_rows x OFFSET 0) o, ops_audit_diff(o.old, NULL, secret, ignored) c,
+      ops_audit_actor(context) a;
   ELSIF TG_OP = 'UPDATE' THEN
     INSERT INTO audit_logs (action, resource_type, resource_id, changes, details,
       actor_type, actor_id, actor, client, ip_address, user_agent, request_id, task_id)
     SELECT noun || CASE WHEN d.old IS NULL THEN '.created' WHEN d.new IS NULL THEN '.deleted' ELSE '.updated' END,
-      noun, d.key, d.changes, details,
+      noun, d.key, c.changes, details,
       a.actor_type, a.actor_id, a.actor, a.client, a.ip_address, a.user_agent, a.request_id, a.task_id
     FROM (
-      SELECT key, o.old, n.new, ops_audit_diff(o.old, n.new, secret, ignored) AS changes
-      FROM (SELECT to_jsonb(x) AS old, ops_audit_key(to_jsonb(x), keys) AS key FROM old_rows x) o
-      FULL JOIN (SELECT to_jsonb(x) AS new, ops_audit_key(to_jsonb(x), keys) AS key FROM new_rows x) n USING (key)
+      SELECT key, o.old, n.new
+      FROM (
+        SELECT r.old, CASE WHEN keys[2] IS NULL THEN r.old->>keys[1] ELSE ops_audit_key(r.old, keys) END AS key
+        FROM (SELECT to_jsonb(x) AS old FROM old_rows x OFFSET 0) r
+      ) o FULL JOIN (
+        SELECT r.new, CASE WHEN keys[2] IS NULL THEN r.new->>keys[1] ELSE ops_audit_key(r.new, keys) END AS key
+        FROM (SELECT to_jsonb(x) AS new FROM new_rows x OFFSET 0) r
+      ) n USING (key)
       OFFSET 0
-    ) d, ops_audit_actor(context) a
-    WHERE d.changes IS NOT NULL;
+    ) d, ops_audit_diff(d.old, d.new, secret, ignored) c, ops_audit_actor(context) a
+    WHERE c.changes IS NOT NULL;
   ELSE
     -- Of a table that belongs to somebody else the number of rows may not be ours to know.
     IF has_schema_privilege(TG_TABLE_SCHEMA, 'USAGE') AND has_table_privilege(TG_RELID, 'SELECT') THEN
