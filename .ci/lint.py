@@ -15,6 +15,7 @@ CHECKS = {
     "types": [BIN / "mypy"],
     "imports": [BIN / "lint-imports"],
     "migrations": [sys.executable, ".ci/drift.py"],
+    "migrations' statements": [sys.executable, ".ci/squawk.py"],
 }
 
 

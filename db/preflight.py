@@ -68,10 +68,15 @@ def check_schema(connection: Connection) -> None:
 
 
 def head_revision() -> str:
-    """The newest migration of this release: the one that no other names as the one before."""
+    """The newest migration of this release: the one that no other names as the one before. Raises Refused."""
     revisions = _revisions()
-    (head,) = set(revisions) - set(revisions.values())
-    return head
+    heads = set(revisions) - set(revisions.values())
+    if len(heads) != 1:
+        raise Refused(
+            f"this release has {len(heads)} newest migrations ({', '.join(sorted(heads))}) and must have one",
+            hint="put one after the other by its down_revision",
+        )
+    return heads.pop()
 
 
 @lru_cache(maxsize=1)

@@ -16,7 +16,7 @@ from sqlalchemy.engine import make_url
 
 from db.connection import IDLE_SECONDS, LOCK_SECONDS
 from db.errors import PermissionDenied
-from db.migrate import ROLES, explain, grant_rights, migration_lock
+from db.migrate import ROLES, explain, grant_rights, take_turn
 from db.settings import get_settings, libpq_conninfo
 
 OWNER = "ops_owner"
@@ -105,7 +105,7 @@ def make(*, passwords: bool = False) -> Made:
         with psycopg.connect(libpq_conninfo(url)) as connection:
             known = {row[0] for row in connection.execute("SELECT rolname FROM pg_roles").fetchall()}
             new = [role for role in (OWNER, *ROLES) if role not in known]
-            connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [migration_lock()])
+            take_turn(connection)
             for statement in statements(connection.info.dbname):
                 connection.execute(statement)
             urls = {role: _with_password(connection, role, url) for role in new} if passwords else {}

@@ -1,5 +1,7 @@
 """How migrations run: as the tables' owner, in our schema alone, one at a time, and never waiting long for a lock.
 
+Each is a transaction of its own, so that none holds the locks of the one before while it works.
+
 All names in migrations are without a schema; the search path of the migrating connection puts them into ours
 (``OPS_DATABASE_SCHEMA``), whose version table is ``ops_alembic_version``, so that the platform can live in a database
 that has tables and migrations of its own.
@@ -16,21 +18,17 @@ from alembic import context
 from alembic.autogenerate.api import AutogenContext
 from alembic.util import CommandError
 from sqlalchemy import BLANK_SCHEMA, MetaData, create_engine, pool, text
-from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from db import encryption
 from db.errors import OpsError
-from db.migrate import explain, migration_lock
+from db.migrate import TIMEOUTS, explain, migration_lock, take_turn
 from db.models import Base
 from db.models.audit_log import XID8
 from db.models.base import Word
 from db.settings import get_settings
 
-MIGRATION_LOCK = f"SELECT pg_advisory_xact_lock(hashtextextended('{migration_lock()}', 0))"
 VERSION_TABLE = "ops_alembic_version"
-LOCK_TIMEOUT = "3s"
-STATEMENT_TIMEOUT = "15min"
 
 OUR_TABLES = {table.name for table in Base.metadata.tables.values()}
 
@@ -65,11 +63,10 @@ def render_item(type_: str, item: Any, autogen: AutogenContext) -> str | bool:
 
 
 def prepare(run: Any) -> None:
-    """Search path, timeouts, and one migration at a time per database and schema; all end with the transaction."""
-    run(f"SET LOCAL search_path = {schema}, pg_temp")
-    run(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}'")
-    run(MIGRATION_LOCK)
-    run(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+    """Search path, timeouts and schema of the session, which does nothing but migrate."""
+    run(f"SET search_path = {schema}, pg_temp")
+    for statement in TIMEOUTS:
+        run(statement)
     # Asked first: CREATE ... IF NOT EXISTS wants a right to make schemas even where there is nothing to make.
     run(f"DO $$BEGIN IF to_regnamespace('{schema}') IS NULL THEN CREATE SCHEMA {schema}; END IF; END$$")
 
@@ -80,17 +77,25 @@ options: dict[str, Any] = {
     "render_item": render_item,
     "compare_type": True,
     "compare_server_default": True,
-    "transaction_per_migration": False,
+    "transaction_per_migration": True,
 }
 
 
-def run_online(connection: Connection) -> None:
-    # What Alembic takes for the default schema, whose tables it names without one.
-    connection.dialect.default_schema_name = schema
-    context.configure(connection=connection, target_metadata=target_metadata(), **options)
-    with context.begin_transaction():
+def run_online() -> None:
+    engine = create_engine(
+        get_settings().require_database_url(owner=True), poolclass=pool.NullPool, hide_parameters=True
+    )
+    with engine.connect() as connection:
+        # What Alembic takes for the default schema, whose tables it names without one.
+        connection.dialect.default_schema_name = schema
+        context.configure(connection=connection, target_metadata=target_metadata(), **options)
+        driver_connection = connection.connection.driver_connection
+        assert driver_connection is not None
+        take_turn(driver_connection)
         prepare(lambda statement: connection.execute(text(statement)))
-        context.run_migrations()
+        with context.begin_transaction():
+            context.run_migrations()
+        connection.commit()
 
 
 def run_offline() -> None:
@@ -101,8 +106,9 @@ def run_offline() -> None:
         dialect_opts={"paramstyle": "named"},
         **options,
     )
+    context.execute(f"SELECT pg_advisory_lock(hashtextextended('{migration_lock()}', 0))")
+    prepare(context.execute)
     with context.begin_transaction():
-        prepare(context.execute)
         context.run_migrations()
 
 
@@ -112,17 +118,8 @@ def main() -> None:
         logging.config.fileConfig(config.config_file_name, disable_existing_loggers=False)
     if context.is_offline_mode():
         run_offline()
-        return
-    given: Connection | None = config.attributes.get("connection")
-    if given is not None:
-        run_online(given)
-        return
-    engine = create_engine(
-        get_settings().require_database_url(owner=True), poolclass=pool.NullPool, hide_parameters=True
-    )
-    with engine.connect() as connection:
-        run_online(connection)
-        connection.commit()
+    else:
+        run_online()
 
 
 try:

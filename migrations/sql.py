@@ -1,4 +1,4 @@
-"""Runs the SQL files that stand beside a migration, online and offline alike."""
+"""What migrations are made of beside Alembic's operations: files of SQL, and indexes that are built concurrently."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 from alembic import context, op
+
+from db.migrate import TIMEOUTS
 
 VERSIONS = Path(__file__).parent / "versions"
 
@@ -21,3 +23,22 @@ def run(name: str) -> None:
     assert driver_connection is not None
     with driver_connection.cursor() as cursor:
         cursor.execute(statements)
+
+
+def concurrently(*statements: str) -> None:
+    """CREATE, DROP or REINDEX INDEX CONCURRENTLY, each by itself, since no transaction can hold it.
+
+    What this migration did before is committed. A try that failed leaves an invalid index, which the next one must
+    remove first (DROP INDEX CONCURRENTLY IF EXISTS). It waits for transactions that began before it, and nobody waits
+    for it: no timeout holds here.
+    """
+    for statement in statements:
+        if "CONCURRENTLY" not in statement:
+            raise ValueError(f"this is nothing that is done concurrently: {statement[:80]}")
+    with op.get_context().autocommit_block():
+        op.execute("SET statement_timeout = 0")
+        op.execute("SET lock_timeout = 0")
+        for statement in statements:
+            op.execute(statement)
+    for statement in TIMEOUTS:
+        op.execute(statement)

@@ -129,16 +129,17 @@ def test_a_schema_that_exists_needs_no_right_to_make_schemas(empty: Database):
 
 
 def test_of_two_upgrades_at_once_one_waits_for_the_other(empty: Database):
-    with empty.connect("postgres") as root, root.transaction():
-        root.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [migrate.migration_lock()])
+    with empty.connect("postgres") as root, empty.connect(OWNER_ROLE) as first:
+        migrate.take_turn(first)
         both = [python(UPGRADE), python(UPGRADE)]
-        waiting = 0
-        while waiting < 2:
+        asking: set[int] = set()
+        while len(asking) < 2:
             assert all(each.poll() is None for each in both)
-            ((waiting, _),) = root.execute(
-                "SELECT count(*), pg_sleep(0.02) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-                f" AND database = (SELECT oid FROM pg_database WHERE datname = '{empty.name}')"
-            ).fetchall()
+            rows = root.execute(
+                "SELECT pid, pg_sleep(0.02) FROM pg_stat_activity WHERE query LIKE %s AND datname = %s AND pid <> %s",
+                ["SELECT pg_try_advisory_lock%", empty.name, first.info.backend_pid],
+            )
+            asking |= {pid for pid, _ in rows}
     for each in both:
         done(each)
     assert migrate.drift() is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -53,6 +54,15 @@ def downgrade(
         typer.confirm(f"Undo migrations down to {revision}? Data is lost.", abort=True)
     migrate.downgrade(revision)
     out.result({"revision": revision}, f"the database is at {revision}")
+
+
+@app.command()
+def history() -> None:
+    """Show the migrations, newest first, and which of them the database has. Example: ops db history"""
+    from db import migrate
+
+    found = [asdict(each) for each in migrate.history()]
+    out.page("migrations", ("revision", "after", "applied", "message"), found, None)
 
 
 @app.command()

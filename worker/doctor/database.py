@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Connection, RowMapping, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.orm import Session
 
 from db import passwords, preflight
 from db.connection import conninfo
 from db.errors import OpsError
 from db.models import User
+from db.seals import seal_keys
+from db.services import sealing
 from db.settings import get_settings
 from db.states import Role
 from worker.doctor.configuration import is_weak
@@ -22,6 +26,8 @@ from worker.doctor.platform import is_loopback
 
 #: Months of audit partitions that must be there already.
 PARTITIONS_AHEAD = 2
+#: A tick seals every ten seconds; a transaction that stays open for some minutes holds it up as well.
+SEAL_AGE = timedelta(minutes=10)
 CLOCK_SECONDS = 1.0
 #: The share of the server's connections in use from which on it is time to act.
 POOL_SHARE = 0.8
@@ -145,6 +151,33 @@ def partitions(connection: Connection) -> Iterator[Finding]:
         yield ok("audit partitions", f"{ahead} months ahead")
 
 
+def seals(connection: Connection) -> Iterator[Finding]:
+    """The trail is sealed, lately, and a copy of the seals is kept where the database's owner cannot cut it off."""
+    settings, keys = get_settings(), seal_keys()
+    if not keys:
+        yield warning(
+            "audit seals", "the audit trail is not sealed: a change to it would not be found",
+            "ops audit new-key, and set OPS_AUDIT_SEAL_KEY for the workers",
+        )  # fmt: skip
+        return
+    state = sealing.state(Session(connection), keys)
+    number = state.newest.number if state.newest else 0
+    waiting = datetime.now(UTC) - (state.oldest_unsealed_at or datetime.now(UTC))
+    if waiting > SEAL_AGE:
+        yield warning(
+            "audit seals", f"{state.unsealed} entries wait, the oldest for {waiting.total_seconds() // 60:.0f} minutes",
+            "ops audit seal, and see that a beat runs, that workers have OPS_AUDIT_SEAL_KEY, and that no transaction is"
+            " left open",
+        )  # fmt: skip
+    else:
+        yield ok("audit seals", f"sealed up to seal {number}; {state.unsealed} entries wait")
+    if settings.audit_seal_file is None:
+        yield note(
+            "audit seals outside", "no file is named: an end that is cut off with its seals would not be found",
+            "set OPS_AUDIT_SEAL_FILE to a file that the database's owner cannot write",
+        )  # fmt: skip
+
+
 def connections(connection: Connection) -> Iterator[Finding]:
     """How many of the server's connections are in use, and whether statements are bounded."""
     row = connection.execute(
@@ -206,4 +239,4 @@ def statements(connection: Connection) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-CHECKS = (transport, who_gets_in, rights, schema, partitions, connections, clock, accounts, statements)
+CHECKS = (transport, who_gets_in, rights, schema, partitions, seals, connections, clock, accounts, statements)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from db.connection import get_db_session
+from db.seals import new_pair
 from db.service import DatabaseService
 from tests.conftest import SCHEMA, Database, forget_settings
+from tests.db.sealed import Trail, keys
 from worker.doctor import Finding, Severity, examine, packages
+from worker.doctor import database as checks
 from worker.doctor.configuration import is_weak
 
 Look = Callable[..., list[Finding]]
@@ -38,7 +42,7 @@ def worst(findings: list[Finding]) -> Severity:
 
 
 def test_a_new_platform_is_in_order_but_for_what_is_not_there_yet(look: Look):
-    found = look(SECRET_KEY="k7Wq-Zr1mXo9TtEbYc3uVnLh5sDfGaPj0R2iKxQwM8e")
+    found = look(SECRET_KEY="k7Wq-Zr1mXo9TtEbYc3uVnLh5sDfGaPj0R2iKxQwM8e", OPS_AUDIT_SEAL_KEY=new_pair()[0])
     assert {each.check for each in found if each.severity > Severity.NOTE} == {"processes"}
     assert [each for each in found if "could not be looked at" in each.says] == []
     assert len({each.check for each in found}) >= 15
@@ -111,6 +115,37 @@ def test_what_the_schema_lacks_is_critical(look: Look, database: Database):
     assert worst(look("migrations")) is Severity.CRITICAL
     (found,) = look("audit partitions")
     assert found.says == "only 1 months ahead"
+
+
+def test_a_trail_that_is_not_sealed_is_told_and_what_to_do(look: Look):
+    (found,) = look("audit seals", "audit seals outside")
+    assert found.severity is Severity.WARNING
+    assert "ops audit new-key" in str(found.do)
+
+
+def test_entries_that_wait_long_for_their_seal_are_told(look: Look, database: Database, tmp_path: Path, monkeypatch):
+    private, public = new_pair()
+    trail = Trail(database, tmp_path / "seals.jsonl", keys(private))
+    trail.write(3)
+    trail.seal()
+    trail.write(2)
+    # With the public half alone it can be seen as well.
+    (found,) = look("audit seals", OPS_AUDIT_VERIFY_KEY=public)
+    assert (found.severity, found.says) == (Severity.OK, "sealed up to seal 1; 2 entries wait")
+    monkeypatch.setattr(checks, "SEAL_AGE", timedelta(0))
+    (found,) = look("audit seals")
+    assert found.severity is Severity.WARNING
+    assert found.says.startswith("2 entries wait, the oldest for ")
+    assert "ops audit seal" in str(found.do)
+    trail.seal()
+    assert worst(look("audit seals")) is Severity.OK
+
+
+def test_seals_that_are_kept_nowhere_outside_are_noted(look: Look, tmp_path: Path):
+    (found,) = look("audit seals outside", OPS_AUDIT_SEAL_KEY=new_pair()[0])
+    assert found.severity is Severity.NOTE
+    assert "OPS_AUDIT_SEAL_FILE" in str(found.do)
+    assert look("audit seals outside", OPS_AUDIT_SEAL_FILE=str(tmp_path / "seals.jsonl")) == []
 
 
 def test_an_admin_with_a_default_password_is_named(look: Look):
