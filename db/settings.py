@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import psycopg
+from dotenv import dotenv_values
 from psycopg.conninfo import make_conninfo
 from pydantic import AliasChoices, Field, SecretStr, StringConstraints, ValidationError
 from pydantic.fields import FieldInfo
@@ -190,11 +191,13 @@ class _Environment(_ReadsFiles, EnvSettingsSource):
 class _File(_ReadsFiles, DotEnvSettingsSource):
     def __init__(self, settings_cls: type[BaseSettings], env_file: Path) -> None:
         # Some editors begin a file with a mark that would become a part of the first name.
+        self._path = env_file
         super().__init__(settings_cls, env_file=env_file, env_file_encoding="utf-8-sig", case_sensitive=True)
 
     def _read_env_files(self) -> dict[str, str | None]:
-        values: dict[str, str | None] = {n: value for n, value in super()._read_env_files().items() if value}
-        return self._with_files(values)
+        # As it is written: a password with ${...} in it would become another, or none.
+        found = dotenv_values(self._path, encoding="utf-8-sig", interpolate=False)
+        return self._with_files({name: value for name, value in found.items() if value})
 
 
 def find_data_dir(start: Path | None = None) -> Path | None:
