@@ -22,7 +22,7 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Engine, TextClause, create_engine, event, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.orm import ORMExecuteState, Session, UOWTransaction, sessionmaker
+from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, UOWTransaction, sessionmaker
 from sqlalchemy.pool import QueuePool
 
 from db.errors import DatabaseUnavailable, InvalidInput
@@ -253,10 +253,13 @@ def _job_id(task_id: UUID | str) -> str:
 def apply_context(session: Session) -> None:
     """Set the context for the running transaction, once. Done by itself before the session writes; needed before a
     function is called that does. A session of which nothing was said acts as ``system``."""
-    # By savepoint, since rolling one back takes the setting along.
+    # By savepoint, since rolling one back takes along what was set in it; what was set around it stays.
     transaction = session.get_nested_transaction() or session.get_transaction() or session.begin()
-    if session.info.get(_APPLIED) is transaction:
-        return
+    around: SessionTransaction | None = transaction
+    while around is not None:
+        if session.info.get(_APPLIED) is around:
+            return
+        around = around.parent
     if _CONTEXT not in session.info:
         audit_context(session)
     session.info[_APPLIED] = transaction
@@ -264,6 +267,15 @@ def apply_context(session: Session) -> None:
         text("SELECT set_config('ops.context', :context, true)"),
         {"context": json.dumps(session.info[_CONTEXT])},
     )
+
+
+@contextmanager
+def savepoint(session: Session) -> Iterator[None]:
+    """A savepoint: what is raised undoes what was written in it, and the session stays usable."""
+    if _CONTEXT in session.info:
+        apply_context(session)  # around it, so that what comes later need not say it again
+    with session.begin_nested():
+        yield
 
 
 @lru_cache(maxsize=1)

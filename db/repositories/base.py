@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import StaleDataError
 
+from db.connection import savepoint
 from db.errors import AlreadyExists, Conflict, InvalidInput, NotFound
 from db.models import Base
 
@@ -93,7 +94,7 @@ class Repository(Generic[M]):
     def add(self, row: M) -> M:
         """Insert. Raises AlreadyExists when a unique name is taken; the session stays usable."""
         try:
-            with self.session.begin_nested():
+            with savepoint(self.session):
                 self.session.add(row)
         except IntegrityError as error:
             raise self._explain(error) from None
@@ -103,7 +104,7 @@ class Repository(Generic[M]):
         """Set columns. Raises Conflict when somebody else has changed the row in the meantime, AlreadyExists when a
         unique name is taken; then the row is as the database has it, and the session stays usable."""
         try:
-            with self.session.begin_nested():
+            with savepoint(self.session):
                 for name, value in values.items():
                     setattr(row, name, value)
         except StaleDataError:
@@ -115,7 +116,7 @@ class Repository(Generic[M]):
     def delete(self, row: M) -> None:
         """Remove. Raises Conflict when other rows need it, or somebody else has changed it in the meantime."""
         try:
-            with self.session.begin_nested():
+            with savepoint(self.session):
                 self.session.delete(row)
         except StaleDataError:
             raise self._overtaken() from None

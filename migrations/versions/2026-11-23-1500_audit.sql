@@ -51,10 +51,14 @@ $$;
 CREATE FUNCTION ops_audit_diff(p_old jsonb, p_new jsonb, p_secret text[], p_ignore text[])
 RETURNS TABLE (changes jsonb)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1 AS $$
-  SELECT jsonb_object_agg(k.key, jsonb_build_array(
-    ops_audit_value(p_old->k.key, k.key = ANY (p_secret)), ops_audit_value(p_new->k.key, k.key = ANY (p_secret))))
-  FROM jsonb_object_keys(coalesce(p_new, p_old)) AS k(key)
-  WHERE coalesce(p_old->k.key, 'null') <> coalesce(p_new->k.key, 'null') AND NOT k.key = ANY (p_ignore)
+  SELECT jsonb_object_agg(k.key,
+    jsonb_build_array(ops_audit_value(k.old, k.key = ANY (p_secret)), ops_audit_value(k.new, k.key = ANY (p_secret))))
+  FROM (
+    SELECT n.key, p_old->n.key AS old, p_new->n.key AS new FROM jsonb_object_keys(coalesce(p_new, p_old)) n(key)
+    WHERE NOT n.key = ANY (p_ignore)
+    OFFSET 0  -- each value is looked up once, not wherever it is named
+  ) k
+  WHERE coalesce(k.old, 'null') <> coalesce(k.new, 'null')
 $$;
 
 -- A row's primary key as text. Parts of a composite key are joined by a slash, which is escaped within them: two

@@ -24,8 +24,8 @@ from tests.bench.servers import pgbench
 from tests.conftest import SCHEMA, Database
 from worker.servers import APP_ROLE
 
-LIVES = int(os.environ.get("BENCH_LIVES", "150"))
-ROUNDS = 5
+LIVES = int(os.environ.get("BENCH_LIVES", "60"))
+ROUNDS = 12
 TARGET = 0.5
 #: Numbers of deployments begin here, so that the one of a recorded life is found again in all that is made of it.
 FIRST = 7_000_001

@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 from db.connection import engine_options
 from db.repositories import AuditLogRepository
 from db.settings import get_settings
+from tests.bench.entries import FILL
 from tests.bench.report import Report, percentile
 from tests.bench.servers import fresh_database, pgbench
 from tests.db.sealed import Trail
@@ -33,16 +34,6 @@ ROWS = int(os.environ.get("BENCH_AUDIT_ROWS", "1000000"))
 SEALED = min(ROWS, 200_000)
 SEARCHES = 200
 ROUNDS, WRITE_SECONDS = 5, "4"
-#: As a trail is: as many entries per resource however long it grows, a few actors with a great many.
-FILL = """INSERT INTO audit_logs (action, resource_type, resource_id, actor_type, actor, actor_id, client, task_id,
-    changes, details)
-  SELECT (ARRAY['deployment.updated', 'job.succeeded', 'job.failed', 'alert.created', 'secret.opened'])[1 + n %% 5],
-    (ARRAY['deployment', 'job', 'job', 'alert', 'secret'])[1 + n %% 5], (n / 50)::text, 'worker',
-    'worker-' || n / 7 %% 20, n %% 50, 'ops@host', md5((n / 4)::text)::uuid,
-    jsonb_build_object('status', jsonb_build_array('running', CASE WHEN n %% 997 = 0 THEN 'failed' ELSE 'success' END),
-      'version', jsonb_build_array(NULL, 'v' || n / 10)),
-    jsonb_build_object('name', 'aws/key-' || n %% 500, 'deployment_id', n, 'attempt', 1)
-  FROM generate_series(%s::int, %s::int) n"""
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -9,13 +9,14 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from sqlalchemy import delete, insert, select, text, update
+from sqlalchemy import delete, event, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from db.connection import audit_context, current_context, get_db_session
-from db.errors import InvalidInput
+from db.errors import AlreadyExists, InvalidInput
 from db.models import APIKey, Application, AuditLog, Deployment, Infrastructure, User
+from db.repositories import UserRepository
 from tests.conftest import SCHEMA, Database
 from worker.servers import OWNER_ROLE
 
@@ -233,6 +234,32 @@ def test_a_write_after_a_savepoint_was_rolled_back_keeps_the_context(session):
     assert [(entry.changes["username"][1], entry.actor) for entry in found] == [
         ("done", "anna"), ("inside", "anna"), ("after", "anna"),
     ]  # fmt: skip
+
+
+def test_who_acts_is_said_once_for_writes_with_savepoints_and_anew_when_another_does(session):
+    said: list[object] = []
+
+    def note(_connection, _cursor, statement, parameters, *_):
+        if "set_config" in statement:
+            said.append(parameters)
+
+    event.listen(session.get_bind(), "before_cursor_execute", note)
+    try:
+        rows = UserRepository(session)
+        audit_context(session, actor="anna")
+        rows.add(user("one"))
+        with pytest.raises(AlreadyExists):
+            rows.add(user("one"))
+        rows.add(user("two"))
+        undone = session.begin_nested()
+        audit_context(session, actor="ben")
+        rows.add(user("undone"))
+        undone.rollback()
+        rows.add(user("three"))
+    finally:
+        event.remove(session.get_bind(), "before_cursor_execute", note)
+    assert [entry.actor for entry in entries(session, "user")] == ["anna", "anna", "ben"]
+    assert len(said) == 3  # anna; ben; ben again, whose savepoint took it along
 
 
 def test_secret_columns_are_never_shown(session, everything, sql: Sql):

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from db.connection import audit_context, get_db_session
 from db.models import Application, AuditLog, User
 from db.repositories import AuditLogRepository
-from tests.bench.audit import WRITE
+from tests.bench.entries import FILL
 from tests.conftest import Database
 from worker.servers import OWNER_ROLE
 
@@ -271,7 +271,7 @@ SEARCHES = [
 
 
 def test_a_page_of_a_search_reads_a_small_part_of_the_trail_whatever_it_asks_for(database: Database, owner):
-    owner.execute(WRITE, [1, 40_000])
+    owner.execute(FILL, [1, 40_000])
     owner.execute("VACUUM ANALYZE audit_logs")
     pages = owner.execute("SELECT sum(relpages) FROM pg_class WHERE relname LIKE 'audit_logs_2%'").fetchone()[0]
     assert pages > 1500
