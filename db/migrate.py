@@ -160,12 +160,16 @@ def migration_lock() -> str:
 def take_turn(connection: psycopg.Connection) -> None:
     """One who migrates or grants at a time per database and schema, until the session ends.
 
-    Asked again and again: who waits within a statement has a snapshot, which an index that is built concurrently by
-    the one whose turn it is would wait for. Raises Conflict.
+    Asked again and again, in a transaction each: an index that is built concurrently by the one whose turn it is waits
+    for the end of every transaction that had a snapshot at that moment. Raises Conflict.
     """
     end = time.monotonic() + STATEMENT_SECONDS
     ask = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
-    while connection.execute(ask, [migration_lock()]).fetchone() != (True,):
+    while True:
+        taken = connection.execute(ask, [migration_lock()]).fetchone() == (True,)
+        connection.commit()
+        if taken:
+            return
         if time.monotonic() > end:
             raise Conflict("another migration has been running for a quarter of an hour", hint="ops db history")
         time.sleep(0.1)

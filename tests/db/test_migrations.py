@@ -137,7 +137,7 @@ def test_of_two_upgrades_at_once_one_waits_for_the_other(empty: Database):
             assert all(each.poll() is None for each in both)
             rows = root.execute(
                 "SELECT pid, pg_sleep(0.02) FROM pg_stat_activity WHERE query LIKE %s AND datname = %s AND pid <> %s",
-                ["SELECT pg_try_advisory_lock%", empty.name, first.info.backend_pid],
+                ["COMMIT", empty.name, first.info.backend_pid],
             )
             asking |= {pid for pid, _ in rows}
     for each in both:

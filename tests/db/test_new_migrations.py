@@ -99,6 +99,7 @@ def test_the_history_of_a_database_without_tables_changes_nothing(release: Relea
     assert "of_tomorrow, which this release does not know" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_revision_is_what_the_models_have_and_the_database_lacks(release: Release, database: Database, sql):
     with database.connect(OWNER_ROLE) as owner:
         owner.execute("ALTER TABLE users DROP COLUMN last_login_at")
@@ -125,6 +126,7 @@ def test_two_heads_are_one_line_that_names_them(release: Release, database: Data
         assert "2 newest migrations (20270101_0900, 20270101_0901) and must have one" in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("upgrade", "downgrade", "told"),
     [
@@ -148,6 +150,7 @@ def test_what_a_downgrade_forgets_is_told_by_name(release: Release, upgrade: str
     assert told in done.stdout
 
 
+@pytest.mark.slow
 def test_a_migration_that_undoes_itself_is_in_order(release: Release):
     release.add("20270101_0900", "op.execute('CREATE INDEX ix_more ON jobs (worker)')", "op.drop_index('ix_more')")
     release.add("20270101_0901", INDEX.replace("note", "host").replace("(host)", "(worker_host)").split("\n    op.")[0],
@@ -289,11 +292,15 @@ def test_an_index_is_built_while_another_migration_waits_for_its_turn(release: R
         both = [pool.submit(release.ops, "db", "upgrade") for _ in range(2)]
         wait_for(root, "SELECT FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting%'")
         # The other asks again and again; whoever waited within a statement would be waited for as well.
-        wait_for(root, "SELECT FROM pg_stat_activity WHERE query LIKE 'SELECT pg_try%' AND state LIKE 'idle%'")
+        wait_for(root, f"SELECT FROM pg_stat_activity WHERE {ASKS_FOR_ITS_TURN}")
         reader.execute("ROLLBACK")
         for each in both:
             good(each.result())
     assert sql(f"SELECT indisvalid FROM pg_index WHERE indexrelid = '{SCHEMA}.ix_jobs_note'::regclass") == [(True,)]
+
+
+#: Between two questions, and in no transaction.
+ASKS_FOR_ITS_TURN = "query = 'COMMIT' AND state = 'idle' AND usename = 'ops_owner' AND datname = current_database()"
 
 
 def wait_for(root: psycopg.Connection, query: str) -> None:

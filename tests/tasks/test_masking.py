@@ -150,6 +150,7 @@ def test_values_too_short_to_be_secrets_hide_nothing():
     assert in_pieces(Masker([]), "text", [1, 2]) == "text"
 
 
+@pytest.mark.slow
 def test_a_large_value_is_followed_through_many_pieces():
     secret = "".join(f"{n:06d}" for n in range(10_000))
     text = f"before {secret} after"
