@@ -33,7 +33,7 @@ SMALL = 100_000
 ROWS = int(os.environ.get("BENCH_AUDIT_ROWS", "1000000"))
 SEALED = min(ROWS, 200_000)
 SEARCHES = 200
-ROUNDS, WRITE_SECONDS = 5, "4"
+ROUNDS, WRITE_SECONDS = 8, "3"
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -54,8 +54,6 @@ def sealed(bench: Platform, report: Report) -> None:
         trail = Trail(database, bench.folder / "seals.jsonl")
         report.section("sealing beside writers, and verifying")
         with database.connect(OWNER_ROLE) as owner:
-            _index(owner, report)
-            _beside_writers(trail, report)
             fill(owner, 1, SEALED)
         (entries,) = trail.ask("SELECT count(*) FROM audit_logs")[0]
         trail.seal()
@@ -66,6 +64,9 @@ def sealed(bench: Platform, report: Report) -> None:
         report.at_least("verifying, rows/s, against 100,000", entries / seconds / 100_000, 1.0, f"{entries} entries")
         detail = f"{entries / seconds:,.0f} entries/s against {entries / reading:,.0f}"
         report.at_least("verifying the trail, against only reading it", reading / seconds, 0.4, detail)
+        with database.connect(OWNER_ROLE) as owner:
+            _index(owner, report)
+        _beside_writers(trail, report)
 
 
 def _index(owner: psycopg.Connection, report: Report) -> None:
@@ -99,7 +100,8 @@ def _beside_writers(trail: Trail, report: Report) -> None:
             sealer.join()
         trail.seal()
     on, off = median(rates[True]), median(rates[False])
-    report.at_most("writers: time with the sealer on, against off", off / on, 1.05, f"{on:.0f}/s against {off:.0f}/s")
+    ratio = median(without / with_ for without, with_ in zip(rates[False], rates[True], strict=True))
+    report.at_most("writers: time with the sealer on, against off", ratio, 1.05, f"{on:.0f}/s against {off:.0f}/s")
 
 
 def _seal_on(trail: Trail, stop: threading.Event) -> None:
