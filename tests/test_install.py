@@ -55,6 +55,7 @@ def test_an_old_python_is_told_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.slow
 def test_an_environment_that_was_moved_or_copied_is_not_used(tmp_path: Path) -> None:
     """Its programs are missing, or they run the code of the folder that it was copied from."""
     usable = runpy.run_path(str(INSTALL))["usable"]

@@ -26,6 +26,7 @@ def hammer(database: Database, **given: object) -> Report:
     return report
 
 
+@pytest.mark.slow
 def test_deaths_stalls_cancels_and_lost_bells_break_no_promise(database):
     report = hammer(database, faults=True, keys=20)
     happened = " ".join(report.counts)

@@ -17,6 +17,8 @@ from db.errors import Refused
 from db.settings import SECRETS, Settings, get_settings
 from worker.cli import envfile
 
+pytestmark = pytest.mark.slow
+
 #: Whatever an environment can hold, and a file by lines.
 SIGNS = ["${", "}", "HOME", ":-", "$", "'", '"', "\\", "#", " ", "=", "x", "%", "export "]
 TEXT = st.one_of(
