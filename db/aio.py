@@ -56,15 +56,17 @@ async def dispose() -> None:
 
 
 @asynccontextmanager
-async def get_db_session(**context: Any) -> AsyncIterator[AsyncSession]:
+async def get_db_session(*, read_only: bool = False, **context: Any) -> AsyncIterator[AsyncSession]:
     """A session that commits on success and rolls back on error, also when its task is cancelled.
 
-    Keywords are the audit context, as for :func:`db.connection.audit_context`. Raises DatabaseUnavailable when the
-    database cannot be reached, or no connection comes free.
+    ``read_only`` and the audit context are as for :func:`db.connection.get_db_session`. Raises DatabaseUnavailable when
+    the database cannot be reached, or no connection comes free.
     """
     with suppress(SettingsError):  # whoever needs a key is told so
         await asyncio.to_thread(get_keyring)
-    session = AsyncSession(bind=get_engine(), expire_on_commit=False)
+    engine = get_engine()
+    bind = engine.execution_options(postgresql_readonly=True) if read_only else engine
+    session = AsyncSession(bind=bind, expire_on_commit=False)
     start_context(session.sync_session, context)
     with outages():
         async with session:

@@ -86,7 +86,11 @@ BEGIN
   IF s.paused_because IS NOT NULL THEN
     PERFORM ops_audit('ledger.resumed', 'ledger', NULL, NULL, jsonb_strip_nulls(jsonb_build_object(
       'because', s.paused_because, 'queued', p_queued, 'cancelled', nullif(cancelled, 0),
-      'paused_seconds', round(extract(epoch FROM clock_timestamp() - s.paused_at)), 'trusts_failover', p_trust_failover)));
+      'paused_seconds', round(extract(epoch FROM clock_timestamp() - s.paused_at)))));
+  END IF;
+  IF p_trust_failover IS NOT NULL THEN
+    PERFORM ops_audit('ledger.failover_trusted', 'ledger', NULL, NULL,
+      jsonb_build_object('trusts_failover', p_trust_failover));
   END IF;
   RETURN s.paused_because IS NOT NULL;
 END $$;

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from pwdlib.hashers.argon2 import Argon2Hasher
 from sqlalchemy import event, func, select, text
+from sqlalchemy.exc import InternalError
 from sqlalchemy.orm import Session
 
 from db import aio, keyring, repositories, service
@@ -345,3 +346,14 @@ def test_the_broker_is_rung_after_the_commit_and_not_by_the_loop(run, monkeypatc
             event.remove(Session, *listener)
     assert [count for count, _ in rung] == [1]
     assert rung[0][1] != threading.get_ident()
+
+
+def test_a_session_for_reports_cannot_write(run, database):
+    async def work() -> None:
+        async with get_db_session(read_only=True) as session:
+            with pytest.raises(InternalError, match="read-only transaction"):
+                await DatabaseService(session).create_user_with_audit("eve", "eve@example.org")
+            await session.rollback()
+
+    run(work())
+    assert users() == []

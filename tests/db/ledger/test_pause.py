@@ -41,7 +41,7 @@ def test_nothing_starts_while_it_is_paused_and_what_runs_goes_on(jobs):
         pausing.pause(session, reason="moving house")
     assert jobs.claim(waits).verdict == "paused"
     jobs.all_due()
-    assert jobs.ledger.relay("test", 10) == []
+    assert jobs.ledger.relay(jobs.row(waits).queue, 10) == []
     assert jobs.state(waits)[0] == "queued"
     assert jobs.ledger.heartbeat(running.id, running.attempt, running.token) == "go"
     assert jobs.finish(running, "ok") == "succeeded"
@@ -113,6 +113,7 @@ def test_after_a_restore_nobody_knows_how_far_a_claimed_job_came(jobs):
 def test_a_trusted_failover_pauses_nothing_but_a_restore_does(jobs):
     with get_db_session() as session:
         pausing.resume(session, trust_failover=True)
+    assert entries(jobs, "ledger.failover_trusted")[-1] == {"trusts_failover": True}
     jobs.owner.execute(RECOVERED)
     assert paused(jobs) is None
     jobs.owner.execute(RESTORED)
