@@ -4,10 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+PRODUCTION = ("cli", "flower", "ssh", "docker", "notify", "probes", "serve")
 FILES = {
-    "requirements-dev.txt": ("cli", "flower", "embedded", "editable", "dev"),
-    "requirements-embedded.txt": ("cli", "flower", "embedded", "editable"),
-    "requirements.txt": ("cli", "flower"),
+    "requirements-dev.txt": (*PRODUCTION, "embedded", "editable", "dev"),
+    "requirements-embedded.txt": (*PRODUCTION, "embedded", "editable"),
+    "requirements.txt": PRODUCTION,
 }
 
 
