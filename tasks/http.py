@@ -1,4 +1,4 @@
-"""The one door to HTTP for health gates (and probes, channels and webhooks later): bounded in time and size.
+"""The one door to HTTP for health gates and webhooks: bounded in time and size.
 
 Redirects are not followed: a gate that asks ``/healthz`` wants the answer of ``/healthz``. Where a cloud hands out a
 machine's credentials is never asked, whatever name stands for it: each address is looked at when it is connected to.
@@ -12,6 +12,7 @@ import io
 import socket
 import ssl
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -35,7 +36,14 @@ _COMPATIBLE = IPv6Network("::/96")
 
 
 class HttpError(Exception):
-    """No answer, or none that HTTP allows; the message is one line for a person and shows nothing of the address."""
+    """No answer, or none that HTTP allows; the message is one line for a person and shows nothing of the address.
+
+    ``sent``: some of the request was on its way, so whoever was asked may have acted on it; nobody can know.
+    """
+
+    def __init__(self, message: str, *, sent: bool = False) -> None:
+        super().__init__(message)
+        self.sent = sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +56,35 @@ class Answer:
 def get(url: str, *, timeout: float) -> Answer:
     """Ask for one URL. ``timeout`` is for everything together, in seconds, but for looking up a name, which is the
     system's to bound. Raises HttpError."""
+    return request("GET", url, timeout=timeout)
+
+
+def request(
+    method: str, url: str, *, timeout: float, headers: Mapping[str, str] | None = None, body: bytes | None = None
+) -> Answer:
+    """Send one request, once: nothing here repeats it. ``timeout`` as for :func:`get`; ``headers`` beside those that
+    HTTP itself needs. Raises HttpError, whose ``sent`` says whether it may have been heard."""
     start = time.monotonic()
     left = _Deadline(start + timeout)
+    sending = False
     try:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise HttpError("not an http or https address")
         port = parts.port or (443 if parts.scheme == "https" else 80)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        own = {"Host": parts.netloc.rpartition("@")[2], "User-Agent": "ai-manage-ops", "Connection": "close"}
         with _open(parts.scheme, parts.hostname, port, left) as sock:
-            status, body = _ask(sock, left, parts.netloc.rpartition("@")[2], target)
+            asking = _Socket(sock, left)
+            try:
+                status, answered = _ask(asking, method, target, {**(headers or {}), **own}, body)
+            finally:
+                sending = asking.used
     except TimeoutError:
-        raise HttpError(f"no answer within {timeout:g} s") from None
+        raise HttpError(f"no answer within {timeout:g} s", sent=sending) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise HttpError(_reason(error)) from None
-    return Answer(status, body, time.monotonic() - start)
+        raise HttpError(_reason(error), sent=sending) from None
+    return Answer(status, answered, time.monotonic() - start)
 
 
 def _open(scheme: str, host: str, port: int, left: _Deadline) -> socket.socket:
@@ -105,16 +127,15 @@ def _within(address: IPv4Address | IPv6Address) -> list[IPv4Address]:
     return [each for each in found if each is not None]
 
 
-def _ask(sock: socket.socket, left: _Deadline, host: str, target: str) -> tuple[int, bytes]:
+def _ask(sock: _Socket, method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("localhost")  # never opened: the socket is
-    connection.sock = _Socket(sock, left)
-    headers = {"Host": host, "User-Agent": "ai-manage-ops", "Connection": "close"}
-    connection.request("GET", target, headers=headers)
+    connection.sock = sock
+    connection.request(method, target, body=body, headers=dict(headers))
     with connection.getresponse() as response:
-        body = b""
-        while len(body) < MAX_BODY_BYTES and (chunk := response.read1(8192)):
-            body += chunk
-        return response.status, body[:MAX_BODY_BYTES]
+        answered = b""
+        while len(answered) < MAX_BODY_BYTES and (chunk := response.read1(8192)):
+            answered += chunk
+        return response.status, answered[:MAX_BODY_BYTES]
 
 
 @lru_cache(maxsize=1)
@@ -154,9 +175,11 @@ class _Socket:
     def __init__(self, sock: socket.socket, left: _Deadline) -> None:
         self._sock = sock
         self._left = left
+        self.used = False
 
     def sendall(self, data: bytes) -> None:
         self._sock.settimeout(self._left.seconds())
+        self.used = True
         self._sock.sendall(data)
 
     def makefile(self, _mode: str) -> io.BufferedReader:

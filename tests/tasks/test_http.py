@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import NameOID
 
-from tasks.http import MAX_BODY_BYTES, Answer, HttpError, get
+from tasks.http import MAX_BODY_BYTES, Answer, HttpError, get, request
 
 OK = b"HTTP/1.1 200 OK\r\n"
 #: How a request for a secure connection begins.
@@ -286,3 +286,39 @@ def test_a_name_that_means_something_else_every_time_is_looked_at_when_it_is_con
 def test_a_redirect_leads_nowhere(where: str) -> None:
     with serving(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + where.encode() + b"\r\n\r\n") as server:
         assert get(server.url, timeout=PATIENT).status == 302
+
+
+def test_a_request_carries_its_method_headers_and_body_and_no_header_of_ours_is_overridden():
+    with serving(OK + b"Content-Length: 2\r\n\r\nhi") as server:
+        answer = request(
+            "POST", f"{server.url}/hook", timeout=PATIENT, headers={"X-Job": "7", "Host": "elsewhere"}, body=b"{}"
+        )
+    assert (answer.status, answer.body) == (200, b"hi")
+    (heard,) = server.requests
+    assert heard.startswith(b"POST /hook HTTP/1.1\r\n")
+    assert b"X-Job: 7\r\n" in heard
+    assert b"Content-Length: 2\r\n" in heard
+    assert b"elsewhere" not in heard
+
+
+@pytest.mark.parametrize("header", ["a\r\nX-Evil: 1", "a\nb"])
+def test_a_header_that_would_be_two_is_refused_before_anything_is_sent(header):
+    with serving(OK + b"Content-Length: 0\r\n\r\n") as server, pytest.raises(HttpError) as error:
+        request("POST", server.url, timeout=PATIENT, headers={"X-Version": header}, body=b"")
+    assert not error.value.sent
+    assert server.requests in ([], [b""])
+
+
+def test_an_error_says_whether_the_request_may_have_been_heard():
+    with pytest.raises(HttpError) as refusal:
+        request("POST", "http://127.0.0.1:1/", timeout=PATIENT, body=b"{}")
+    assert not refusal.value.sent
+    with pytest.raises(HttpError) as metadata:
+        request("POST", "http://169.254.169.254/", timeout=PATIENT, body=b"{}")
+    assert not metadata.value.sent
+    with serving(lambda connection, _: connection.close()) as server, pytest.raises(HttpError) as cut:
+        request("POST", server.url, timeout=PATIENT, body=b"{}")
+    assert cut.value.sent
+    with serving(silent) as server, pytest.raises(HttpError) as silence:
+        request("POST", server.url, timeout=0.2, body=b"{}")
+    assert silence.value.sent
