@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from uuid import uuid4
 
 import psycopg
@@ -28,6 +27,7 @@ os.environ["OPS_DATA_DIR"] = _EMPTY
 from db import connection, encryption  # noqa: E402
 from db.settings import get_settings  # noqa: E402
 from tests.foreign import make_foreign_tables  # noqa: E402
+from tests.guardian import guarded_stack  # noqa: E402
 from worker.devstack import Stack  # noqa: E402
 from worker.servers import APP_ROLE, OWNER_ROLE  # noqa: E402
 
@@ -92,14 +92,8 @@ def forget_settings() -> None:
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
     """PostgreSQL and Valkey of this test process; stopped and removed at its end."""
-    folder = Path(tempfile.mkdtemp(prefix="ops-test-"))
-    servers = Stack(folder / "stack")
-    try:
-        servers.start()
+    with guarded_stack("ops-test-") as servers:
         yield servers
-    finally:
-        servers.delete()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def make_template(servers: Stack) -> str:

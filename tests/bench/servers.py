@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ import psycopg
 from db.encryption import new_key
 from tests.conftest import SCHEMA, Database, settings_from
 from tests.e2e.platform import Platform
+from tests.guardian import guarded_stack
 from worker.devstack import Stack
 from worker.servers import APP_ROLE, DATABASE, OWNER_ROLE, POSTGRES_SETTINGS, postgres_bin
 
@@ -23,11 +22,8 @@ from worker.servers import APP_ROLE, DATABASE, OWNER_ROLE, POSTGRES_SETTINGS, po
 @contextmanager
 def platform() -> Iterator[Platform]:
     """Servers of their own, migrated, with statements counted."""
-    folder = Path(tempfile.mkdtemp(prefix="ops-bench-"))
-    stack = Stack(folder / "stack")
     POSTGRES_SETTINGS["shared_preload_libraries"] = "'pg_stat_statements'"
-    try:
-        stack.start()
+    with guarded_stack("ops-bench-") as stack:
         database = Database(DATABASE, stack)
         with psycopg.connect(stack.postgres.url(), autocommit=True) as owner:
             owner.execute("CREATE EXTENSION pg_stat_statements")
@@ -42,14 +38,11 @@ def platform() -> Iterator[Platform]:
             from db import migrate
 
             migrate.upgrade()
-            made = Platform(stack, database, folder)
+            made = Platform(stack, database, stack.data_dir.parent)
             try:
                 yield made
             finally:
                 made.end()
-    finally:
-        stack.delete()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

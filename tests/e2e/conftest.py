@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import Database, fresh_database, make_template
 from tests.e2e.platform import Platform
+from tests.guardian import guarded_stack
 from worker import publish
 from worker.devstack import Stack
 
@@ -49,14 +50,8 @@ def platform(stack: Stack, database: Database) -> Iterator[Platform]:
 @pytest.fixture(scope="session")
 def breakable_stack() -> Iterator[tuple[Stack, str]]:
     """Servers that may be killed, and the name of their template database."""
-    folder = Path(tempfile.mkdtemp(prefix="ops-e2e-"))
-    servers = Stack(folder / "stack")
-    try:
-        servers.start()
+    with guarded_stack("ops-e2e-") as servers:
         yield servers, make_template(servers)
-    finally:
-        servers.delete()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

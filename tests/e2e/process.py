@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.guardian import end_with_us
+
 #: Others may be using this machine: what has no promise of its own gets this long.
 PATIENCE = 60.0
 
@@ -37,6 +39,7 @@ class Process:
                 start_new_session=True,
             )  # fmt: skip
         self.pid = self._popen.pid
+        end_with_us(self.pid)
 
     @property
     def is_alive(self) -> bool:
