@@ -185,6 +185,11 @@ class Ledger:
             (key, kind, name, host, pid, Jsonb(info)),
         )
 
+    def is_to_drain(self, key: str) -> bool:
+        """Whether somebody has asked this process to take nothing new."""
+        rows = self._query("SELECT draining_at FROM {schema}.processes WHERE id = %s", (key,))
+        return bool(rows) and rows[0]["draining_at"] is not None
+
     def say_gone(self, key: str) -> None:
         """A process ends in order."""
         self._query("DELETE FROM {schema}.processes WHERE id = %s RETURNING id", (key,))

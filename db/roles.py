@@ -90,17 +90,18 @@ def statements(database: str) -> list[sql.Composed]:
 
 def script() -> str:
     """The same as text, for whoever may and we may not."""
-    database = make_url(get_settings().require_database_url(owner=True)).database or "postgres"
+    database = make_url(get_settings().require_admin_url()).database or "postgres"
     return "".join(f"{statement.as_string(None)};\n" for statement in statements(database))
 
 
-def make(*, passwords: bool = False) -> Made:
-    """Make the roles and give them their rights, as the role of OPS_DATABASE_OWNER_URL.
+def make(*, passwords: bool = False, url_passwords: bool = False) -> Made:
+    """Make the roles and give them their rights, as the role of OPS_DATABASE_ADMIN_URL, else of OPS_DATABASE_OWNER_URL.
 
-    ``passwords`` gives each new role a random one, of which the server sees only the SCRAM verifier. Raises
-    PermissionDenied when this role may not make roles, DatabaseUnavailable.
+    ``passwords`` gives each new role a random one; ``url_passwords`` gives the roles that DATABASE_URL and
+    OPS_DATABASE_OWNER_URL name those that stand there, whenever they were made. The server sees only the SCRAM
+    verifier. Raises PermissionDenied when this role may not make roles, DatabaseUnavailable.
     """
-    url = get_settings().require_database_url(owner=True)
+    url = get_settings().require_admin_url()
     try:
         with psycopg.connect(libpq_conninfo(url)) as connection:
             known = {row[0] for row in connection.execute("SELECT rolname FROM pg_roles").fetchall()}
@@ -108,6 +109,8 @@ def make(*, passwords: bool = False) -> Made:
             take_turn(connection)
             for statement in statements(connection.info.dbname):
                 connection.execute(statement)
+            if url_passwords:
+                _set_passwords_of_urls(connection)
             urls = {role: _with_password(connection, role, url) for role in new} if passwords else {}
             grant_rights(connection)
     except psycopg.errors.InsufficientPrivilege as error:
@@ -122,11 +125,24 @@ def make(*, passwords: bool = False) -> Made:
 
 def _with_password(connection: psycopg.Connection, role: str, url: str) -> str:
     password = secrets.token_urlsafe(24)
+    _set_password(connection, role, password)
+    changed = make_url(url).set(drivername="postgresql", username=role, password=password)
+    return changed.render_as_string(hide_password=False)
+
+
+def _set_passwords_of_urls(connection: psycopg.Connection) -> None:
+    settings = get_settings()
+    for each in (settings.require_database_url(), settings.require_database_url(owner=True)):
+        named = make_url(each)
+        # Never that of the administrator, or of somebody else's role.
+        if named.username in (OWNER, *ROLES) and named.password:
+            _set_password(connection, str(named.username), str(named.password))
+
+
+def _set_password(connection: psycopg.Connection, role: str, password: str) -> None:
     verifier = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256")
     change = sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(role), sql.Literal(verifier.decode()))
     connection.execute(change)
-    changed = make_url(url).set(drivername="postgresql", username=role, password=password)
-    return changed.render_as_string(hide_password=False)
 
 
 def _table_names() -> list[str]:

@@ -34,6 +34,7 @@ DATA_DIR_NAME = ".ops"
 SECRETS = (
     "DATABASE_URL",
     "OPS_DATABASE_OWNER_URL",
+    "OPS_DATABASE_ADMIN_URL",
     "OPS_BROKER_URL",
     "ENCRYPTION_KEY",
     "ENCRYPTION_PASSWORD",
@@ -51,6 +52,7 @@ KEY_VARIABLES = ("ENCRYPTION_KEY", "OPS_ENCRYPTION_KEYS", "ENCRYPTION_PASSWORD")
 EXAMPLES = {
     "DATABASE_URL": "postgresql://ops:password@localhost:5432/ai_manage_ops",
     "OPS_DATABASE_OWNER_URL": "postgresql://ops_owner:password@localhost:5432/ai_manage_ops",
+    "OPS_DATABASE_ADMIN_URL": "postgresql://postgres:password@localhost:5432/ai_manage_ops",
     "OPS_DATABASE_SCHEMA": "ops",
     "OPS_BROKER_URL": "redis://:password@localhost:6379/0",
     "ENCRYPTION_KEY": "the output of: ops encryption-key new",
@@ -80,6 +82,7 @@ class Settings(BaseSettings):
 
     database_url: SecretStr | None = Field(None, validation_alias=_env("DATABASE_URL"))
     database_owner_url: SecretStr | None = Field(None, validation_alias=_env("OPS_DATABASE_OWNER_URL"))
+    database_admin_url: SecretStr | None = Field(None, validation_alias=_env("OPS_DATABASE_ADMIN_URL"))
     database_debug: bool = Field(False, validation_alias=_env("DATABASE_DEBUG"))
     database_schema: Schema = Field("public", validation_alias=_env("OPS_DATABASE_SCHEMA"))
     database_pool_size: int = Field(10, ge=1, le=200, validation_alias=_env("OPS_DATABASE_POOL_SIZE"))
@@ -90,6 +93,8 @@ class Settings(BaseSettings):
     broker_url: SecretStr | None = Field(
         None, validation_alias=_env("OPS_BROKER_URL", "CELERY_BROKER_URL", "REDIS_URL")
     )
+
+    private_hosts: str = Field("", validation_alias=_env("OPS_PRIVATE_HOSTS"))
 
     encryption_key: SecretStr | None = Field(None, validation_alias=_env("ENCRYPTION_KEY"))
     encryption_password: SecretStr | None = Field(None, validation_alias=_env("ENCRYPTION_PASSWORD"))
@@ -109,6 +114,7 @@ class Settings(BaseSettings):
     flower_basic_auth: SecretStr | None = Field(None, validation_alias=_env("FLOWER_BASIC_AUTH"))
     user: str | None = Field(None, validation_alias=_env("OPS_USER"))
     backup_stamp: str | None = Field(None, validation_alias=_env("OPS_BACKUP_STAMP"))
+    alive_file: Path | None = Field(None, validation_alias=_env("OPS_ALIVE_FILE"))
     shutdown_seconds: int = Field(30, ge=1, le=3600, validation_alias=_env("OPS_SHUTDOWN_SECONDS"))
     remote_control: Literal["read", "full"] = Field("read", validation_alias=_env("OPS_REMOTE_CONTROL"))
     deployment_log_bytes: int = Field(
@@ -144,6 +150,16 @@ class Settings(BaseSettings):
         if self.database_url is None:
             raise _missing("DATABASE_URL", "or run `ops up` to start an embedded one here")
         return normalise_database_url(self.database_url.get_secret_value())
+
+    def require_admin_url(self) -> str:
+        """As the role that may make roles (``OPS_DATABASE_ADMIN_URL``), else as the owner. Raises SettingsError."""
+        if self.database_admin_url:
+            return normalise_database_url(self.database_admin_url.get_secret_value(), "OPS_DATABASE_ADMIN_URL")
+        return self.require_database_url(owner=True)
+
+    def is_private(self, host: str | None) -> bool:
+        """Whether a host is reached over a network that nobody else is on, by what was declared."""
+        return (host or "").lower() in {name.strip().lower() for name in self.private_hosts.split(",") if name.strip()}
 
     def require_broker_url(self) -> str:
         """The broker's URL. Raises SettingsError when it is not set."""

@@ -215,8 +215,12 @@ class OpsTask(Task):
 
     def _claim(self, job_id: UUID, worker: str) -> HeldJob:
         """Take the job, or raise Ignore: the bell was not for us."""
-        if board.ends_at:
-            raise Ignore  # this worker ends; the relay of another one rings again
+        with board.claiming() as may:
+            if not may:
+                raise Ignore  # this worker ends, or drains; the relay of another one rings again
+            return self._claim_now(job_id, worker)
+
+    def _claim_now(self, job_id: UUID, worker: str) -> HeldJob:
         token = uuid4()
         # Before the first byte is sent: the lease that we count must end before the one in the database.
         claimed_at = now()

@@ -1,4 +1,5 @@
-"""A few numbers that a worker's processes share: when they must end, who holds a lease until when, what was dropped.
+"""A few numbers that a worker's processes share: when they must end, whether they take anything new,
+who holds a lease until when, what was dropped.
 
 One anonymous memory map made before the children are forked. Every slot has one writer (the main process: slot 0;
 each child of the pool: its index + 1), so nothing needs a lock; the main process reads them all.
@@ -9,15 +10,18 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 
 from db.ledger import process_key
 
 SLOTS = 1024
-_HEAD = struct.Struct("=d")  # when every job must end
-_SLOT = struct.Struct("=qqd8q")  # pid, its start, deadline, counters
-_DEADLINE, _COUNTERS = 16, 24
+_HEAD = struct.Struct("=dq")  # when every job must end, whether nothing new is taken
+_SLOT = struct.Struct("=qqdq8q")  # pid, its start, deadline, claims under way, counters
+_DRAINING = 8
+_DEADLINE, _CLAIMS, _COUNTERS = 16, 24, 32
 
 
 class Dropped(IntEnum):
@@ -38,12 +42,13 @@ class Board:
         self._map = mmap.mmap(-1, _HEAD.size + _SLOT.size * SLOTS)
         self._slot = 0
         self._reported = [0] * len(Dropped)
+        self._claims, self._claims_lock = 0, threading.Lock()
 
     def take_slot(self, index: int) -> None:
         """From now on this process writes to this slot. Counters of the one before it stay."""
         self._slot = min(index, SLOTS - 1)
         pid = os.getpid()
-        struct.pack_into("=qqd", self._map, self._at(self._slot), pid, _start_of(pid), 0.0)
+        struct.pack_into("=qqdq", self._map, self._at(self._slot), pid, _start_of(pid), 0.0, 0)
 
     def set_deadline(self, end: float) -> None:
         """This process must have ended what it does by then, or be killed; 0: it does nothing."""
@@ -63,12 +68,42 @@ class Board:
     def end_at(self, at: float) -> None:
         """In the main process: every job must end by then. The first call counts."""
         if not self.ends_at:
-            _HEAD.pack_into(self._map, 0, at)
+            struct.pack_into("=d", self._map, 0, at)
 
     @property
     def ends_at(self) -> float:
         """When the worker's shutdown ends what still runs, or 0: it is not shutting down."""
         return float(_HEAD.unpack_from(self._map, 0)[0])
+
+    def drain(self, wanted: bool) -> None:
+        """In the main process: from now on nothing new is taken, or it is again."""
+        struct.pack_into("=q", self._map, _DRAINING, int(wanted))
+
+    @contextmanager
+    def claiming(self) -> Iterator[bool]:
+        """Around a claim: whether anything new may be taken. What this has allowed, :attr:`is_claiming` shows: who has
+        set :meth:`drain` and then sees no claim under way knows that none will come."""
+        self._count_claim(1)
+        try:
+            yield not (self.ends_at or _HEAD.unpack_from(self._map, 0)[1])
+        finally:
+            self._count_claim(-1)
+
+    def _count_claim(self, step: int) -> None:
+        with self._claims_lock:  # a pool of threads claims several at once
+            self._claims += step
+            struct.pack_into("=q", self._map, self._at(self._slot) + _CLAIMS, self._claims)
+
+    @property
+    def is_claiming(self) -> bool:
+        """Whether any process of this worker is in the middle of a claim; one that died there is until replaced."""
+        for slot in range(SLOTS):
+            fields = _SLOT.unpack_from(self._map, self._at(slot))
+            if slot and fields[0] == 0:
+                break
+            if fields[3]:
+                return True
+        return False
 
     def count(self, reason: Dropped) -> None:
         offset = self._at(self._slot) + _COUNTERS + 8 * reason
@@ -82,7 +117,7 @@ class Board:
             if slot and fields[0] == 0:
                 break
             for reason in Dropped:
-                totals[reason] += fields[3 + reason]
+                totals[reason] += fields[4 + reason]
         fresh = {reason.name.lower(): totals[reason] - self._reported[reason] for reason in Dropped}
         self._reported = totals
         return {reason: count for reason, count in fresh.items() if count}

@@ -30,6 +30,7 @@ def connect(app: Celery) -> None:
     """Listen to Celery's signals, once per process, and add our step to this app's workers."""
     global _connected
     app.steps["worker"].add(Guard)
+    app.steps["consumer"].add(Pulse)
     if _connected:
         return
     _connected = True
@@ -57,6 +58,22 @@ class Guard(bootsteps.StartStopStep):
 
     def stop(self, parent: Any) -> None:  # noqa: ARG002
         _worker_shuts_down()  # a restart by HUP comes without the signal
+
+
+class Pulse(bootsteps.StartStopStep):
+    """Tells the relay that the main loop goes round, from each time on that it is connected: what is lost with a
+    connection are its timers, too."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, parent: Any) -> None:
+        if _relay is not None and _relay.gate is not None:
+            _relay.gate.consumer = parent
+            _relay.pulse()
+            parent.timer.call_repeatedly(1.0, _relay.pulse)
+
+    def stop(self, parent: Any) -> None:
+        """Nothing to do: the timer ends with the connection."""
 
 
 def _log_as_celery(**_: Any) -> None:

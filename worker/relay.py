@@ -17,8 +17,11 @@ import structlog
 from db.connection import is_outage, open_ledger
 from db.keyring import get_keyring
 from db.ledger import Bell, host_key, is_gone
+from db.settings import get_settings
 from tasks.supervisor import now
+from worker.alive import touch
 from worker.board import board
+from worker.gate import Gate
 from worker.publish import Line
 
 log = structlog.get_logger()
@@ -28,6 +31,8 @@ TICK_SECONDS = 1.0
 WINDOW = 200
 SEEN_EVERY_SECONDS = 5.0
 REPORT_EVERY_SECONDS = 60.0
+#: A worker whose main loop was quiet for so long does not hear its queues.
+PULSE_SECONDS = 10.0
 
 
 class Relay:
@@ -42,6 +47,10 @@ class Relay:
         self._keys = {"keys": get_keyring().ids} if kind == "worker" else {}
         self.key = str(uuid4())
         self.is_ready = kind == "relay"
+        self.gate = Gate(queues) if kind == "worker" else None
+        self._is_drained = False
+        self._pulsed_at: float | None = None
+        self._alive_file = get_settings().alive_file
         self._ledger = open_ledger("ops relay")
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -59,6 +68,10 @@ class Relay:
         """The worker hears its queues from now on; say so at once."""
         self.is_ready = True
         self._seen_at = 0.0
+
+    def pulse(self) -> None:
+        """In the worker's main loop, once a second while it is connected to the broker."""
+        self._pulsed_at = now()
 
     def stop(self) -> None:
         self._stop.set()
@@ -82,7 +95,7 @@ class Relay:
         """One round. What fails is logged and tried again in the next, and keeps nothing else from its turn, unless
         there is no database at all."""
         was_away, self._is_away = self._is_away, False
-        for step in (self._look, self._relay, self._say_alive, self._report_dropped):
+        for step in (self._look, self._relay, self._drain, self._say_alive, self._report_dropped):
             try:
                 step()
             except psycopg.Error as error:
@@ -96,6 +109,11 @@ class Relay:
                 log.exception("relay_failed")
         if was_away and not self._is_away:
             log.info("database_back", during="relay")
+        if not self._is_away and (self.kind == "relay" or self._hears()):
+            touch(self._alive_file)
+
+    def _hears(self) -> bool:
+        return self._pulsed_at is not None and now() - self._pulsed_at < PULSE_SECONDS
 
     def _look(self) -> None:
         held = self._ledger.held_here(host_key())
@@ -123,13 +141,22 @@ class Relay:
         if bells:
             self.line.ring(bells)
 
+    def _drain(self) -> None:
+        """Take nothing new while the database says so; and say so there once that is certain."""
+        if self.gate is None:
+            return
+        drained = self.gate.hold(self._ledger.is_to_drain(self.key))
+        if drained != self._is_drained:
+            self._is_drained = drained
+            self._seen_at = 0.0
+
     def _say_alive(self) -> None:
         if now() - self._seen_at < SEEN_EVERY_SECONDS:
             return
         self._seen_at = now()
         info = {
             "queues": list(self.queues), "relayed": self._relayed, "rescued": self._rescued, "ready": self.is_ready,
-            **self._keys,
+            "draining": self._is_drained, **self._keys,
         }  # fmt: skip
         self._ledger.say_alive(self.key, self.kind, self.name, host_key(), os.getpid(), info)
 

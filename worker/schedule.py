@@ -18,7 +18,9 @@ from celery.beat import Scheduler
 
 from db.connection import open_ledger
 from db.ledger import host_key
+from db.settings import get_settings
 from tasks.supervisor import now
+from worker.alive import touch
 from worker.lifecycle import or_leave
 
 log = structlog.get_logger()
@@ -80,3 +82,5 @@ class Metronome(Scheduler):
             self._ledger.say_alive(self._key, "beat", name, host_key(), os.getpid(), {})
         except psycopg.Error as error:
             log.warning("database_away", during="beat", error=type(error).__name__)
+        else:
+            touch(get_settings().alive_file)

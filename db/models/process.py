@@ -23,6 +23,8 @@ class Process(Base):
     info: Mapped[JsonObject]
     started_at: Mapped[CreatedAt]
     seen_at: Mapped[Timestamp]
+    #: Since when it is asked to take nothing new. Set by ``ops_drain``; ``info`` says whether it has heard.
+    draining_at: Mapped[Timestamp | None]
 
     __table_args__ = (
         CheckConstraint(f"kind IN {KINDS}", name="kind"),

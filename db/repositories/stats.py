@@ -93,7 +93,7 @@ class StatsRepository:
         query = (
             select(
                 Process.kind, Process.name, Process.host, Process.pid, Process.info, Process.started_at,
-                Process.seen_at, (func.now() - Process.seen_at < ALIVE).label("alive"),
+                Process.seen_at, Process.draining_at, (func.now() - Process.seen_at < ALIVE).label("alive"),
             )
             .where(Process.seen_at > func.now() - text("interval '1 hour'"))
             .order_by(Process.kind.desc(), Process.name, Process.started_at)
@@ -101,9 +101,10 @@ class StatsRepository:
         return self.session.execute(query).all()
 
     def workers_of(self, queue: str) -> int:
-        """How many living workers serve a queue."""
+        """How many living workers serve a queue, and do not drain."""
         query = select(func.count()).where(
             Process.kind == "worker",
+            Process.draining_at.is_(None),
             Process.seen_at > func.now() - ALIVE,
             Process.info["queues"].contains([queue]),
         )

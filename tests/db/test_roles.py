@@ -100,3 +100,36 @@ def test_the_script_does_the_same(administrator: psycopg.Connection):
     administrator.execute(roles.script())
     known = administrator.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [READ_ROLE]).fetchone()
     assert known == (1,)
+
+
+def test_the_roles_get_the_passwords_of_their_urls_and_nobody_else_does(
+    database: Database, administrator: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+):
+    """As where secrets are made before the database is: in containers. Running it again sets what has changed."""
+    admin = database.stack.database_url(database.name, role="postgres")
+
+    def verifiers() -> dict[str, str | None]:
+        rows = administrator.execute("SELECT rolname, rolpassword FROM pg_authid WHERE rolcanlogin").fetchall()
+        return dict(rows)
+
+    def with_password(role: str, password: str) -> str:
+        url = make_url(database.stack.database_url(database.name, role=role)).set(password=password)
+        return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+    before = verifiers()
+    monkeypatch.setenv("OPS_DATABASE_ADMIN_URL", admin)
+    monkeypatch.setenv("OPS_DATABASE_OWNER_URL", with_password("postgres", "not-to-be-set"))
+    try:
+        for password in ("first-password", "second-password"):
+            monkeypatch.setenv("DATABASE_URL", with_password(APP_ROLE, password))
+            forget_settings()
+            assert roles.make(url_passwords=True).urls == {}
+            last, now = before, verifiers()
+            assert str(now[APP_ROLE]).startswith("SCRAM-SHA-256$")
+            assert now[APP_ROLE] != last.get(APP_ROLE)
+            assert {name: now[name] for name in before if name != APP_ROLE} == {
+                name: word for name, word in before.items() if name != APP_ROLE
+            }
+            before = now
+    finally:
+        administrator.execute(f"ALTER ROLE {APP_ROLE} PASSWORD NULL")

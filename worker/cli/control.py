@@ -53,11 +53,16 @@ def demo(
 
 
 def env() -> None:
-    """Write .env with fresh secrets; overwrites nothing. Example: ops env"""
+    """Write .env, and secrets/ for docker compose, with fresh secrets; overwrites nothing. Example: ops env"""
     from worker.cli import envfile
 
-    path = envfile.write(Path.cwd())
-    out.result({"path": str(path)}, f"written: {path}", "next: fill in DATABASE_URL and OPS_BROKER_URL")
+    made = envfile.write(Path.cwd())
+    folders = sorted({str(path.parent if path.name != ".env" else path) for path in made})
+    out.result(
+        {"paths": made},
+        *(f"written: {path}" for path in folders),
+        "next: docker compose up -d; or without containers, fill in DATABASE_URL and OPS_BROKER_URL",
+    )
 
 
 def relay() -> None:

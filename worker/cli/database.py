@@ -104,10 +104,17 @@ def roles(
     passwords: Annotated[
         bool, typer.Option("--passwords", help="Give each new role a random password; printed once, as URLs.")
     ] = False,
+    url_passwords: Annotated[
+        bool,
+        typer.Option(
+            "--url-passwords", help="Give the roles the passwords of DATABASE_URL and OPS_DATABASE_OWNER_URL."
+        ),
+    ] = False,
 ) -> None:
     """Make the roles ops_owner, ops_app and ops_read with no more rights than each needs.
 
-    Runs as the role of OPS_DATABASE_OWNER_URL, which must be allowed to make roles. Example: ops db roles --passwords
+    Runs as the role of OPS_DATABASE_ADMIN_URL, else OPS_DATABASE_OWNER_URL, which must be allowed to make roles.
+    Example: ops db roles --passwords
     """
     from db import roles as database_roles
 
@@ -115,7 +122,7 @@ def roles(
         script = database_roles.script()
         out.result({"sql": script}, script)
         return
-    made = database_roles.make(passwords=passwords)
+    made = database_roles.make(passwords=passwords, url_passwords=url_passwords)
     lines = [f"{role}: new" for role in made.new] or ["all roles were there; their rights are as they should be"]
     lines += [f"{role}  {url}" for role, url in made.urls.items()]
     out.result(

@@ -14,6 +14,7 @@ from db.encryption import new_key
 from db.errors import AlreadyExists, Refused, SettingsError
 from db.seals import new_pair
 from db.settings import env_files
+from worker.cli import composefiles
 
 TEMPLATE = ".env.example"
 FRESH: dict[str, Callable[[], str]] = {
@@ -21,25 +22,31 @@ FRESH: dict[str, Callable[[], str]] = {
     "SECRET_KEY": lambda: secrets.token_urlsafe(48),
     "OPS_AUDIT_SEAL_KEY": lambda: new_pair()[0],
     "FLOWER_BASIC_AUTH": lambda: f"ops:{secrets.token_urlsafe(12)}",
-    "OPS_POSTGRES_PASSWORD": lambda: secrets.token_urlsafe(24),
-    "OPS_VALKEY_PASSWORD": lambda: secrets.token_urlsafe(24),
+    "OPS_UID": lambda: str(composefiles.owner()[0]),
+    "OPS_GID": lambda: str(composefiles.owner()[1]),
 }
 
 
-def write(folder: Path) -> Path:
-    """The template with its blank secrets filled in, mode 0600. Raises AlreadyExists, SettingsError."""
+def write(folder: Path) -> list[Path]:
+    """The template with its blank secrets filled in, mode 0600, and the secrets of the compose stack; answers what is
+    new. What is there stays as it is. Raises AlreadyExists when all of it is, SettingsError, Refused."""
     template = Path(__file__).parents[2] / TEMPLATE
     if not template.is_file():
         raise SettingsError(f"{TEMPLATE} is not here; it lies in the repository")
-    text = template.read_text("utf-8")
+    path = folder / ".env"
+    made = [] if path.exists() else [_fill_in(template.read_text("utf-8"), path)]
+    made += composefiles.write(folder, dotenv_values(path, encoding="utf-8-sig", interpolate=False))
+    if not made:
+        raise AlreadyExists(
+            f"{path} and {folder / composefiles.FOLDER} exist; nothing was written", hint="remove them to start anew"
+        )
+    return made
+
+
+def _fill_in(text: str, path: Path) -> Path:
     for name, make in FRESH.items():
         text = re.sub(rf"^{name}=$", f"{name}={make()}", text, flags=re.MULTILINE)
-    path = folder / ".env"
-    try:
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    except FileExistsError:
-        raise AlreadyExists(f"{path} exists; nothing was written", hint="remove it first to start anew") from None
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
     return path
 

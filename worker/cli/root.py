@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from worker.cli import application, audit, control, database, deployment, doctor, infrastructure, job, key, secret, user
+from worker.cli import (
+    application,
+    audit,
+    control,
+    database,
+    deployment,
+    doctor,
+    draining,
+    infrastructure,
+    job,
+    key,
+    secret,
+    user,
+)
 
 app = typer.Typer(
     name="ops",
@@ -40,6 +53,7 @@ def root(
 control.register(app)
 deployment.register(app)
 doctor.register(app)
+draining.register(app)
 for noun, commands in (
     ("app", application.app),
     ("infra", infrastructure.app),

@@ -121,7 +121,7 @@ def _audit(session: Session) -> dict[str, Any]:
 
 
 def _process(row: Process) -> dict[str, Any]:
-    fields = ("kind", "name", "host", "pid", "info", "started_at", "seen_at", "alive")
+    fields = ("kind", "name", "host", "pid", "info", "started_at", "seen_at", "draining_at", "alive")
     return {field: getattr(row, field) for field in fields}
 
 
@@ -150,7 +150,7 @@ def _print(status: dict[str, Any]) -> None:
     if "processes" not in status:
         return
     rows = [
-        (each["kind"], each["name"], each["pid"], "alive" if each["alive"] else "not seen", ago(each["seen_at"]),
+        (each["kind"], each["name"], each["pid"], _life(each), ago(each["seen_at"]),
          _work(each["info"]))
         for each in status["processes"]
     ]  # fmt: skip
@@ -187,6 +187,14 @@ def _print_audit(audit: dict[str, Any]) -> None:
         return
     waiting = f", the oldest {ago(audit['oldest_unsealed_at'])}" if audit["unsealed"] else ""
     out.line(f"audit: sealed up to seal {audit['newest_seal'] or '-'}; {audit['unsealed']} entries wait{waiting}")
+
+
+def _life(process: dict[str, Any]) -> str:
+    if not process["alive"]:
+        return "not seen"
+    if process["draining_at"] is None:
+        return "alive"
+    return "drains" if process["info"].get("draining") else "is to drain"
 
 
 def _work(info: dict[str, Any]) -> str:

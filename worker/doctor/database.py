@@ -52,6 +52,11 @@ def transport(connection: Connection) -> Iterator[Finding]:
         )  # fmt: skip
     elif is_loopback(host):
         yield ok("database transport", "on this machine's loopback")
+    elif get_settings().is_private(host):
+        yield note(
+            "database transport", f"{host} is reached in plain text, on a network declared private (OPS_PRIVATE_HOSTS)",
+            "let nothing else join that network; across machines turn on ssl, and sslmode=verify-full in DATABASE_URL",
+        )  # fmt: skip
     else:
         yield critical(
             "database transport", f"{host} is reached in plain text",

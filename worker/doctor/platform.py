@@ -41,6 +41,11 @@ def broker() -> Iterator[Finding]:
             yield ok("broker", "TLS, and its certificate is checked")
     elif is_loopback(parts.hostname):
         yield ok("broker", "on this machine's loopback")
+    elif get_settings().is_private(parts.hostname):
+        yield note(
+            "broker", f"{parts.hostname} is reached in plain text, on a network declared private (OPS_PRIVATE_HOSTS)",
+            "let nothing else join that network; across machines use rediss:// (TLS)",
+        )  # fmt: skip
     else:
         yield critical("broker", f"{parts.hostname} is reached in plain text", "use rediss:// (TLS)")
     if "socket" not in parts.scheme and not is_loopback(parts.hostname) and is_weak(parts.password or "", 12):

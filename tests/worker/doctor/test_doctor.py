@@ -206,3 +206,12 @@ def test_a_role_without_any_right_is_a_finding(look: Look, database: Database):
     found = look("migrations")
     assert worst(found) is Severity.CRITICAL
     assert "has no rights" in found[0].says
+
+
+def test_plain_text_on_a_network_declared_private_is_a_note_and_elsewhere_critical(look: Look):
+    url = "redis://ops:Zr1mXo9TtEbYc3uV@valkey:6379/0"
+    assert worst(look("broker", OPS_BROKER_URL=url)) is Severity.CRITICAL
+    (note,) = look("broker", OPS_PRIVATE_HOSTS="postgres, Valkey")
+    assert note.severity is Severity.NOTE
+    assert "OPS_PRIVATE_HOSTS" in note.says
+    assert worst(look("broker", OPS_PRIVATE_HOSTS="postgres,valke")) is Severity.CRITICAL
