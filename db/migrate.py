@@ -218,3 +218,5 @@ def grant_rights(connection: psycopg.Connection) -> None:
         if known and not (mine and mine[0]):
             connection.execute("SELECT ops_grant(%s, %s)", [role, kind])
     connection.execute("SELECT ops_audit_make_partitions(6)")
+    if connection.execute("SELECT to_regproc('ops_checks_make_partitions')").fetchone() != (None,):
+        connection.execute("SELECT ops_checks_make_partitions(7)")

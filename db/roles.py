@@ -45,7 +45,7 @@ _HAND_OVER = """DO $$ DECLARE thing record; BEGIN
     WHERE c.relnamespace = {schema}::regnamespace AND c.relkind IN ('r', 'p', 'S')
       AND pg_get_userbyid(c.relowner) <> {owner}
       AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype IN ('a', 'i') AND c.relkind = 'S')
-      AND (c.relname = ANY ({tables}) OR c.relname ~ '^(ops_|audit_logs_)') LOOP
+      AND (c.relname = ANY ({tables}) OR c.relname ~ '^(ops_|audit_logs_|check_results_)') LOOP
     EXECUTE format('ALTER %s %s OWNER TO %I', CASE thing.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END,
       thing.name, {owner});
   END LOOP;

@@ -13,13 +13,14 @@ from __future__ import annotations
 import os
 import re
 from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import psycopg
 from dotenv import dotenv_values
 from psycopg.conninfo import make_conninfo
-from pydantic import AliasChoices, Field, SecretStr, StringConstraints, ValidationError
+from pydantic import AliasChoices, Field, SecretStr, StringConstraints, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.sources import DotEnvSettingsSource, EnvSettingsSource
@@ -61,6 +62,7 @@ EXAMPLES = {
     "OPS_ENCRYPTION_PRIMARY": "2027",
     "OPS_PBKDF2_ITERATIONS": "600000",
     "SECRET_KEY": "at least 32 random characters",
+    "OPS_PROBE_ALLOW": "10.0.0.0/8,192.168.7.0/24,fd00::/8",
     "OPS_AUDIT_SEAL_KEY": "as printed by: ops audit new-key",
     "OPS_AUDIT_VERIFY_KEY": "as printed by: ops audit new-key",
 }
@@ -122,6 +124,11 @@ class Settings(BaseSettings):
     )
     job_retention_days: int = Field(30, ge=1, le=3650, validation_alias=_env("OPS_JOB_RETENTION_DAYS"))
     log_retention_days: int = Field(90, ge=1, le=3650, validation_alias=_env("OPS_LOG_RETENTION_DAYS"))
+    #: Internal networks that probes may ask, with commas; everything else that is not public is refused.
+    probe_allow: str = Field("", validation_alias=_env("OPS_PROBE_ALLOW"))
+    check_result_days: int = Field(7, ge=2, le=400, validation_alias=_env("OPS_CHECK_RESULT_DAYS"))
+    check_hour_days: int = Field(90, ge=8, le=3650, validation_alias=_env("OPS_CHECK_HOUR_DAYS"))
+    check_history_days: int = Field(800, ge=90, le=36500, validation_alias=_env("OPS_CHECK_HISTORY_DAYS"))
     audit_retention_days: int = Field(730, ge=90, le=36500, validation_alias=_env("OPS_AUDIT_RETENTION_DAYS"))
 
     @classmethod
@@ -160,6 +167,17 @@ class Settings(BaseSettings):
     def is_private(self, host: str | None) -> bool:
         """Whether a host is reached over a network that nobody else is on, by what was declared."""
         return (host or "").lower() in {name.strip().lower() for name in self.private_hosts.split(",") if name.strip()}
+
+    @field_validator("probe_allow")
+    @classmethod
+    def _networks(cls, value: str) -> str:
+        _parse_networks(value)
+        return value
+
+    @property
+    def probe_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """The internal networks that probes may ask."""
+        return _parse_networks(self.probe_allow)
 
     def require_broker_url(self) -> str:
         """The broker's URL. Raises SettingsError when it is not set."""
@@ -286,6 +304,10 @@ def _is_conninfo(url: str) -> bool:
 
 #: What asyncpg's `ssl` may be beside libpq's own words.
 _SSL = {"true": "require", "1": "require", "false": "disable", "0": "disable"}
+
+
+def _parse_networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    return tuple(ip_network(part.strip(), strict=False) for part in text.split(",") if part.strip())
 
 
 def _missing(name: str, otherwise: str) -> SettingsError:

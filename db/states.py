@@ -51,6 +51,44 @@ class AlertStatus(StrEnum):
     RESOLVED = "resolved"
 
 
+class CheckKind(StrEnum):
+    """What a check looks at."""
+
+    HTTP = "http"
+    TCP = "tcp"
+    TLS = "tls"
+    DNS = "dns"
+    POSTGRES = "postgres"
+    REDIS = "redis"
+    CELERY = "celery"
+    SYSTEM = "system"
+    HEARTBEAT = "heartbeat"
+
+
+class CheckState(StrEnum):
+    """What is known of what a check looks at. UNKNOWN: nothing yet, since it was made or resumed.
+    The rules by which one follows another are in :mod:`db.checkstates`.
+    """
+
+    UP = "up"
+    DEGRADED = "degraded"
+    DOWN = "down"
+    UNKNOWN = "unknown"
+    PAUSED = "paused"
+
+
+class CheckStatus(StrEnum):
+    """What one run of a check has seen. UNKNOWN: the run itself could not do its work, which says nothing of the
+    target. MISSED: runs that the platform has not made, since it was away; one row stands for all of them.
+    """
+
+    UP = "up"
+    DEGRADED = "degraded"
+    DOWN = "down"
+    UNKNOWN = "unknown"
+    MISSED = "missed"
+
+
 class JobState(StrEnum):
     """QUEUED: entered by enqueue, retry and rescue; left by claim, cancel and expiry.
     RUNNING: entered by claim; left by finish and rescue. The other three are final.

@@ -35,6 +35,10 @@ NOT_UNDER_AUDIT = {
     "audit_logs",
     "audit_seals",
     "jobs",
+    "check_states",
+    "check_results",
+    "check_rollups",
+    "check_intervals",
 }
 AUDIT_TRIGGERS = {"ops_audit_insert", "ops_audit_update", "ops_audit_delete", "ops_audit_truncate"}
 
@@ -201,7 +205,7 @@ def test_everything_of_ours_is_named_by_the_convention(sql):
     rows = sql(
         f"""SELECT conname, conrelid::regclass::text, contype FROM pg_constraint
         WHERE connamespace = '{SCHEMA}'::regnamespace AND contype IN ('c', 'f', 'p', 'u')
-          AND conrelid::regclass::text NOT LIKE 'audit\\_logs\\_%'
+          AND conrelid::regclass::text NOT LIKE ALL ('{{audit\\\\_logs\\\\_%,check\\\\_results\\\\_%}}')
           AND conrelid::regclass::text <> 'ops_alembic_version'"""
     )
     prefix = {"c": "ck", "f": "fk", "p": "pk", "u": "uq"}

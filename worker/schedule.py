@@ -28,6 +28,7 @@ log = structlog.get_logger()
 #: name: (task, seconds)
 TICKS = {
     "alerts": ("tasks.alerts.evaluate", 15.0),
+    "checks": ("tasks.checks.dispatch", 2.0),
     "maintenance": ("tasks.maintenance.tidy", 300.0),
     "seal": ("tasks.audit.seal", 10.0),
 }

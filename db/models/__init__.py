@@ -4,6 +4,7 @@ from db.models.application import Application
 from db.models.audit_log import AuditLog
 from db.models.audit_seal import AuditSeal
 from db.models.base import Base
+from db.models.check import CheckInterval, CheckResult, CheckRollup, CheckStanding, MonitoringCheck
 from db.models.deployment import Deployment, DeploymentLog
 from db.models.infrastructure import Infrastructure
 from db.models.job import Job
@@ -19,6 +20,10 @@ __all__ = [
     "AuditLog",
     "AuditSeal",
     "Base",
+    "CheckInterval",
+    "CheckResult",
+    "CheckRollup",
+    "CheckStanding",
     "Deployment",
     "DeploymentLog",
     "EncryptionKey",
@@ -27,6 +32,7 @@ __all__ = [
     "LedgerState",
     "LoginLimit",
     "MonitoringAlert",
+    "MonitoringCheck",
     "Process",
     "Tick",
     "User",

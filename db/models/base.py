@@ -18,6 +18,9 @@ from db.settings import get_settings
 from db.states import (
     ActorType,
     AlertStatus,
+    CheckKind,
+    CheckState,
+    CheckStatus,
     DeploymentStatus,
     Environment,
     JobState,
@@ -81,6 +84,9 @@ class Word(TypeDecorator[StrEnum]):
 WORDS: tuple[type[StrEnum], ...] = (
     ActorType,
     AlertStatus,
+    CheckKind,
+    CheckState,
+    CheckStatus,
     DeploymentStatus,
     Environment,
     JobState,

@@ -4,6 +4,7 @@ from db.repositories.alerts import MonitoringAlertRepository
 from db.repositories.applications import ApplicationRepository
 from db.repositories.audit_logs import AuditLogRepository
 from db.repositories.base import NumberedPage, Page, Repository
+from db.repositories.checks import CheckRepository, Claimed
 from db.repositories.deployments import DeploymentLogRepository, DeploymentRepository
 from db.repositories.encryption import EncryptedTable, EncryptionKeyRepository, StoredRow, encrypted_tables
 from db.repositories.infrastructure import InfrastructureRepository
@@ -18,6 +19,8 @@ __all__ = [
     "APIKeyRepository",
     "ApplicationRepository",
     "AuditLogRepository",
+    "CheckRepository",
+    "Claimed",
     "DeploymentLogRepository",
     "DeploymentRepository",
     "EncryptedTable",

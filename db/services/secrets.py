@@ -46,11 +46,16 @@ def remove(session: Session, *, user_id: int, name: str, actor: User | None = No
 
 
 def open_all(
-    session: Session, *, owner_id: int, wanted: Mapping[str, str], deployment_id: int | None = None
+    session: Session,
+    *,
+    owner_id: int,
+    wanted: Mapping[str, str],
+    deployment_id: int | None = None,
+    check_id: int | None = None,
 ) -> dict[str, str]:
-    """Open the secrets a deployment needs: ``{variable: name}`` gives ``{variable: value}``.
+    """Open the secrets that a deployment or a check needs: ``{variable: name}`` gives ``{variable: value}``.
 
-    Each opening leaves an entry: which secret, for which deployment. Raises NotFound, DecryptionError.
+    Each opening leaves an entry: which secret, for which of them. Raises NotFound, DecryptionError.
     """
     keys, audit = APIKeyRepository(session), AuditLogRepository(session)
     opened = {}
@@ -60,7 +65,8 @@ def open_all(
         if isinstance(value, Unreadable):
             raise DecryptionError(value.field, value.key_id, value.reason, what=f"secret {name}")
         opened[variable] = value
-        audit.add("secret.opened", "secret", key.id, {"name": name, "deployment_id": deployment_id})
+        reason = {"check_id": check_id} if check_id is not None else {"deployment_id": deployment_id}
+        audit.add("secret.opened", "secret", key.id, {"name": name} | reason)
     return opened
 
 

@@ -25,7 +25,7 @@ _CONTROL = re.compile(rf"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b
 STYLES = {
     "success": "green", "succeeded": "green", "running": "cyan", "started": "cyan", "pending": "yellow",
     "queued": "yellow", "failed": "red", "error": "bold red", "cancelled": "magenta", "firing": "bold red",
-    "resolved": "green", "up": "green", "down": "bold red",
+    "resolved": "green", "up": "green", "down": "bold red", "degraded": "yellow", "paused": "magenta",
 }  # fmt: skip
 
 

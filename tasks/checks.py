@@ -1,0 +1,80 @@
+"""Runs checks. PostgreSQL holds the schedule: a tick claims what is due and sends it in batches; a lost or doubled
+message is harmless."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+from uuid import UUID
+
+import structlog
+from celery import shared_task
+from sqlalchemy.orm import Session
+
+from db.connection import get_db_session
+from db.probes import Seen
+from db.services import check_runs
+from db.settings import get_settings
+from db.states import CheckStatus
+from tasks.ticks import tick
+
+log = structlog.get_logger()
+
+#: How often the tick comes, in seconds.
+EVERY_SECONDS = 2.0
+#: A tick claims for so long at most; the next one goes on.
+CLAIM_SECONDS = 1.5
+
+
+@shared_task(name="tasks.checks.dispatch")
+def dispatch() -> dict[str, Any] | None:
+    """Claim what is due, and send it to the workers of checks."""
+    return tick("checks", EVERY_SECONDS, _dispatch)
+
+
+def _dispatch(_session: Session) -> dict[str, Any] | None:
+    give_up = time.monotonic() + CLAIM_SECONDS
+    sent = 0
+    while time.monotonic() < give_up:
+        with get_db_session(actor="tick checks", actor_type="beat") as session:
+            batches = check_runs.claim(session)
+        # After the commit: a batch that is not sent is claimed again when its runs are given up.
+        for batch_id, check_ids in batches.items():
+            _send(batch_id, check_ids)
+        claimed = sum(map(len, batches.values()))
+        sent += claimed
+        if claimed < check_runs.BATCH:
+            break
+    # Each batch leaves an entry of its own when it has run.
+    return {} if sent else None
+
+
+def _send(batch_id: UUID, check_ids: list[int]) -> None:
+    try:
+        run_batch.apply_async((str(batch_id), check_ids), expires=check_runs.EXPIRES, retry=False, ignore_result=True)
+    except Exception as error:  # noqa: BLE001 - a broker that is away, however it says so
+        log.warning("batch_not_sent", batch_id=str(batch_id), error=type(error).__name__)
+
+
+@shared_task(name="tasks.checks.run_batch")
+def run_batch(batch_id: str, check_ids: list[int]) -> dict[str, Any] | None:
+    """Run checks at once, and record what they have seen. A late or repeated batch finds nothing in flight."""
+    batch = UUID(batch_id)
+    with get_db_session(actor="checks", actor_type="worker") as session:
+        runs = check_runs.load(session, batch_id=batch, check_ids=check_ids)
+    if not runs:
+        log.info("batch_came_late", batch_id=batch_id)
+        return None
+    seen = look(runs)
+    with get_db_session(actor="checks", actor_type="worker") as session:
+        return check_runs.record(session, batch_id=batch, runs=runs, seen=seen)
+
+
+def look(runs: list[check_runs.Run]) -> dict[int, Seen]:
+    """What the runs have seen, by check; what cannot be planned has seen nothing."""
+    from tasks import probes
+    from tasks.probes.net import Net
+
+    plans = [run.plan for run in runs if run.plan is not None]
+    unplanned = {run.check_id: Seen(CheckStatus.UNKNOWN, None, run.problem) for run in runs if run.plan is None}
+    return unplanned | probes.run(plans, Net(get_settings().probe_networks))
