@@ -26,7 +26,9 @@ SITE = {"url": "http://example.org/"}
 @pytest.fixture
 def add(session: Session, anna: User) -> Add:
     def make(name: str = "site", kind: str = "http", config: dict[str, Any] | None = None, **values: Any):
-        made = checks.add(session, owner_id=anna.id, name=name, kind=kind, config=SITE if config is None else config, **values)
+        made = checks.add(
+            session, owner_id=anna.id, name=name, kind=kind, config=SITE if config is None else config, **values
+        )
         session.commit()
         return made
 
