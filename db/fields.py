@@ -59,12 +59,16 @@ _VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"
 SERVICE_AND_KEY = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}/[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 _VERSION = r"^[A-Za-z0-9][A-Za-z0-9._+:@/-]{0,199}$"
 EMAIL = r"^[^@\s\x00-\x1f]{1,64}@[^@\s\x00-\x1f]{1,255}$"
+ADDRESS = r"^[A-Za-z0-9:]([A-Za-z0-9.:_-]{0,251}[A-Za-z0-9:])?$"
+SYSTEM_USER = r"^[a-z_][a-z0-9_-]{0,31}$"
 #: What fits, for people: a pattern tells them nothing.
 _FITS = {
     _NAME: "a name is up to 63 letters, digits and . _ -, and begins with a letter or digit",
     _VARIABLE: "a variable's name is up to 128 letters, digits and _, and does not begin with a digit",
     SERVICE_AND_KEY: "a secret is named SERVICE/NAME, for example aws/access_key",
     _VERSION: "a version is up to 200 letters, digits and . _ + : @ / -, and begins with a letter or digit",
+    ADDRESS: "a host's address is its name or IP address, for example web1.example.com",
+    SYSTEM_USER: "a user of a host is up to 32 small letters, digits and _ -, and begins with a letter or _",
     EMAIL: "an e-mail address is needed, for example alice@example.com",
 }
 

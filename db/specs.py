@@ -34,6 +34,7 @@ from db.fields import (
     storable,
     text,
 )
+from db.rollouts import Artifact, HostSteps, Rollout
 from db.states import AlertStatus, DeploymentStatus, Environment
 
 __all__ = [
@@ -62,6 +63,9 @@ class ApplicationConfiguration(Spec):
     abort: Argv | None = None
     shell: bool = False
     timeout_seconds: int = Field(3600, ge=1, le=7 * 86400)
+    artifact: Artifact | None = None
+    rollout: Rollout = Field(default_factory=Rollout)
+    steps: HostSteps = Field(default_factory=HostSteps)
 
 
 class ApplicationSpec(Spec):

@@ -45,6 +45,24 @@ class Severity(StrEnum):
     CRITICAL = "critical"
 
 
+class HostStatus(StrEnum):
+    """What a deployment did to one host. PENDING: not reached yet. RUNNING: it may be touched at any moment, by the
+    step that the message names. SWITCHED: runs the new release, whose health is not known. HEALTHY: runs it, and said
+    so. FAILED: it said no; ``release`` tells what it runs. UNREACHABLE: no connection, nothing was switched.
+    UNKNOWN: nobody can tell. ROLLED_BACK: back on what it ran before. SKIPPED: the rollout ended before it.
+    """
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SWITCHED = "switched"
+    HEALTHY = "healthy"
+    FAILED = "failed"
+    UNREACHABLE = "unreachable"
+    UNKNOWN = "unknown"
+    ROLLED_BACK = "rolled_back"
+    SKIPPED = "skipped"
+
+
 class AlertStatus(StrEnum):
     PENDING = "pending"
     FIRING = "firing"
@@ -148,6 +166,23 @@ DEPLOYMENT_TRANSITIONS: dict[DeploymentStatus, frozenset[DeploymentStatus]] = {
     _D.ERROR: frozenset({_D.PENDING}),
     _D.CANCELLED: frozenset({_D.PENDING}),
     _D.ROLLED_BACK: frozenset(),
+}
+
+
+_H = HostStatus
+
+#: What may follow what on one host, within one attempt. ``running`` again: it is switched back. Another attempt starts
+#: with ``pending`` from anything but ``running``.
+HOST_TRANSITIONS: dict[HostStatus, frozenset[HostStatus]] = {
+    _H.PENDING: frozenset({_H.RUNNING, _H.SKIPPED}),
+    _H.RUNNING: frozenset({_H.SWITCHED, _H.HEALTHY, _H.FAILED, _H.UNREACHABLE, _H.UNKNOWN, _H.ROLLED_BACK, _H.SKIPPED}),
+    _H.SWITCHED: frozenset({_H.RUNNING, _H.HEALTHY, _H.FAILED, _H.UNKNOWN}),
+    _H.HEALTHY: frozenset({_H.RUNNING}),
+    _H.FAILED: frozenset({_H.RUNNING}),
+    _H.UNREACHABLE: frozenset(),
+    _H.UNKNOWN: frozenset({_H.RUNNING}),
+    _H.ROLLED_BACK: frozenset(),
+    _H.SKIPPED: frozenset(),
 }
 
 

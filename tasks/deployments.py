@@ -18,16 +18,15 @@ from db.services import deployments
 from db.services.deployments import LEASE_SECONDS, RUN_TASK
 from db.settings import get_settings
 from db.states import Outcome
-from tasks.drivers import PROGRAMS
+from tasks.drivers import GRACE_SECONDS, PROGRAMS
 from tasks.effect import Effect, base_environment
 from tasks.masking import Masker
 from tasks.outcomes import Ended
+from tasks.reports import Reports
 from tasks.supervisor import FINAL
 
 log = structlog.get_logger()
 
-#: Between TERM and KILL.
-GRACE_SECONDS = 5.0
 #: Output waits this long at most before it is in the database.
 FLUSH_SECONDS = 0.5
 #: How long the rest of the output may wait for a database that is away.
@@ -55,15 +54,21 @@ def run(self: Any, deployment_id: int) -> dict[str, Any]:
         plan = _freeze(self.job, deployment_id)
         masker = Masker(plan.masked)
         output = Output(deployment_id, self.job.attempt, masker)
+        reports = Reports(deployment_id, self.job, masker, effect)
         self.job.begin(supervisor_pid=effect.pid)
         effect.start(
             PROGRAMS[plan.driver], plan.body, lease_end=self.job.lease_end, timeout_end=self.job.timeout_end,
-            grace=GRACE_SECONDS, report=self.job.report,
+            grace=GRACE_SECONDS[plan.driver], report=self.job.report,
         )  # fmt: skip
         self.job.supervise(effect.renew, effect.stop)
-        end, ended = follow(effect, output)
-    output.close(lambda: self.job.stop_reason == "interrupted" or self.job.is_overdue)
-    return conclude(end, ended, masker, output.note)
+        end, ended = follow(effect, output, reports)
+
+    def is_in_haste() -> bool:
+        return self.job.stop_reason == "interrupted" or bool(self.job.is_overdue)
+
+    output.close(is_in_haste)
+    reports.close(is_in_haste)
+    return conclude(end, ended, masker, output.note + reports.note)
 
 
 def _freeze(job: Any, deployment_id: int) -> deployments.Plan:
@@ -82,14 +87,19 @@ def _freeze(job: Any, deployment_id: int) -> deployments.Plan:
     return plan
 
 
-def follow(effect: Effect, output: Output) -> tuple[dict[str, Any], dict[str, Any]]:
+def follow(effect: Effect, output: Output, reports: Reports) -> tuple[dict[str, Any], dict[str, Any]]:
     """Pass the output on until the supervisor has ended; what the driver said last, and how it ended."""
     last: dict[str, dict[str, Any]] = {"end": {}, "ended": {}}
     for event in effect.events(FLUSH_SECONDS):
         if event is not None and event["event"] == "log":
             output.add(str(event.get("stream")), str(event.get("text")))
+        elif event is not None and event["event"] == "step":
+            output.add("platform", f"{event.get('text')}\n")
+        elif event is not None and event["event"] == "host":
+            reports.add(event)
         elif event is not None and event["event"] in last:
             last[event["event"]] = event
+        reports.flush()
         output.flush()
     return last["end"], last["ended"]
 

@@ -91,6 +91,10 @@ class Effect:
         self._stop_end = min(self._stop_end, now() + self._grace)
         self._tell({"stop": why})
 
+    def answer(self, number: int, *, stored: bool) -> None:
+        """Tell the driver that its event of this number is stored, or that it never will be."""
+        self._tell({"ack" if stored else "refuse": number})
+
     def __enter__(self) -> Self:
         return self
 

@@ -10,14 +10,16 @@ Spoken on stdin, one JSON object a line::
 
     {"start": {"argv": [...], "plan": {...}, "lease_end": 8123.5, "timeout_end": 9000.0, "grace": 5.0, "report": {...}}}
     {"lease_end": 8126.5}      a renewed lease, counted from before the renewal was asked for
+    {"ack": 7}                 the driver's event 7 is stored: passed on to it, as is {"refuse": 7}
     {"stop": "cancelled"}      ask the group to end (TERM), and make it end after the grace (KILL)
     end of file                the worker died
 
 Ends are points on :func:`now`'s clock, which all processes of a machine share: a message that a stopped worker sends
-late extends nothing. The driver gets the plan on its stdin and this process's stdout as its own; every line on it is
-an event. Two are the supervisor's: ``{"event": "started", "pid": N}`` and, always the last, ``{"event": "ended",
-"why": ..., "code": N}`` with why one of ``exit``, ``cancelled``, ``timeout``, ``interrupted``, ``lease ran out``,
-``worker died``, and, where no driver was started, ``not started`` (too late) or ``cannot start``.
+late extends nothing. The driver gets the plan as the first line of its stdin, which stays open for answers, and this
+process's stdout as its own; every line on it is an event. Two are the supervisor's: ``{"event": "started", "pid": N}``
+and, always the last, ``{"event": "ended", "why": ..., "code": N}`` with why one of ``exit``, ``cancelled``,
+``timeout``, ``interrupted``, ``lease ran out``, ``worker died``, and, where no driver was started, ``not started`` (too
+late) or ``cannot start``.
 
 Standard library only, since it starts with every deployment; the database driver is loaded when it is needed.
 """
@@ -68,6 +70,7 @@ class Supervisor:
         self.why: str | None = None
         self.report: dict[str, Any] = {}
         self.driver: subprocess.Popen[bytes] | None = None
+        self.unwritten = bytearray()
 
     def run(self) -> int:
         order = self._wait_for_order()
@@ -115,7 +118,7 @@ class Supervisor:
         with contextlib.suppress(OSError):
             os.write(1, json.dumps({"event": "started", "pid": self.driver.pid}).encode() + b"\n")
         # A large plan would block on a full pipe while the clocks run: write as the driver reads.
-        self.plan = memoryview(json.dumps(plan).encode() + b"\n")
+        self.unwritten = bytearray(json.dumps(plan).encode() + b"\n")
         assert self.driver.stdin is not None
         os.set_blocking(self.driver.stdin.fileno(), False)
 
@@ -123,10 +126,10 @@ class Supervisor:
         assert self.driver is not None
         with selectors.DefaultSelector() as ready:
             ready.register(0, selectors.EVENT_READ)
-            ready.register(self.driver.stdin, selectors.EVENT_WRITE)  # type: ignore[arg-type]
             dead = _notice_end_of(self.driver.pid, ready)
             self._obey()
             while self.driver.poll() is None:
+                self._listen_for_room(ready)
                 ready.select(self._seconds_left(poll=not dead))
                 # The clock first, then the pipe: wherever this process is stopped in between, a renewal counts that
                 # had come by then.
@@ -135,7 +138,7 @@ class Supervisor:
                     if key.fd == 0:
                         self._hear(ready)
                     elif key.fileobj is self.driver.stdin:
-                        self._write_plan(ready)
+                        self._write()
                 self._obey()
                 self._mind_clocks(looked_at)
             if dead:
@@ -163,19 +166,28 @@ class Supervisor:
                 self.lease_end = float(message["lease_end"]) - MARGIN
             elif "stop" in message:
                 self._stop(str(message["stop"]))
+            elif "ack" in message or "refuse" in message:
+                self.unwritten += json.dumps(message).encode() + b"\n"
 
-    def _write_plan(self, ready: selectors.BaseSelector) -> None:
+    def _listen_for_room(self, ready: selectors.BaseSelector) -> None:
+        """Wait for room in the driver's pipe only while there is something to write."""
+        assert self.driver is not None
+        assert self.driver.stdin is not None
+        listens = self.driver.stdin in ready.get_map()
+        if self.unwritten and not listens:
+            ready.register(self.driver.stdin, selectors.EVENT_WRITE)
+        elif listens and not self.unwritten:
+            ready.unregister(self.driver.stdin)
+
+    def _write(self) -> None:
         assert self.driver is not None
         assert self.driver.stdin is not None
         try:
-            self.plan = self.plan[os.write(self.driver.stdin.fileno(), self.plan) :]
+            del self.unwritten[: os.write(self.driver.stdin.fileno(), self.unwritten[:65536])]
         except BlockingIOError:
             return
         except OSError:
-            self.plan = self.plan[:0]  # the driver reads no more; how it ends will tell
-        if not self.plan:
-            ready.unregister(self.driver.stdin)
-            self.driver.stdin.close()
+            self.unwritten.clear()  # the driver reads no more; how it ends will tell
 
     def _seconds_left(self, *, poll: bool) -> float:
         ends = [self.lease_end, self.timeout_end if self.why is None else self.lease_end]

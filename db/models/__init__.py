@@ -6,6 +6,7 @@ from db.models.audit_seal import AuditSeal
 from db.models.base import Base
 from db.models.check import CheckInterval, CheckResult, CheckRollup, CheckStanding, MonitoringCheck
 from db.models.deployment import Deployment, DeploymentLog
+from db.models.host import DeploymentHost, Host
 from db.models.infrastructure import Infrastructure
 from db.models.job import Job
 from db.models.ledger_state import LedgerState
@@ -25,8 +26,10 @@ __all__ = [
     "CheckRollup",
     "CheckStanding",
     "Deployment",
+    "DeploymentHost",
     "DeploymentLog",
     "EncryptionKey",
+    "Host",
     "Infrastructure",
     "Job",
     "LedgerState",

@@ -7,6 +7,7 @@ from db.repositories.base import NumberedPage, Page, Repository
 from db.repositories.checks import CheckRepository, Claimed
 from db.repositories.deployments import DeploymentLogRepository, DeploymentRepository
 from db.repositories.encryption import EncryptedTable, EncryptionKeyRepository, StoredRow, encrypted_tables
+from db.repositories.hosts import DeploymentHostRepository, HostRepository
 from db.repositories.infrastructure import InfrastructureRepository
 from db.repositories.jobs import JobRepository, JobSpec
 from db.repositories.login_limits import LoginLimitRepository
@@ -21,10 +22,12 @@ __all__ = [
     "AuditLogRepository",
     "CheckRepository",
     "Claimed",
+    "DeploymentHostRepository",
     "DeploymentLogRepository",
     "DeploymentRepository",
     "EncryptedTable",
     "EncryptionKeyRepository",
+    "HostRepository",
     "InfrastructureRepository",
     "JobRepository",
     "JobSpec",

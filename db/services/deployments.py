@@ -21,8 +21,8 @@ from db.repositories import (
     JobSpec,
     UserRepository,
 )
-from db.services import rights, secrets
-from db.specs import ApplicationConfiguration, CommandSettings, DeploymentSpec, check, storable, text
+from db.services import rights, rollouts, secrets
+from db.specs import DRIVER_SETTINGS, ApplicationConfiguration, DeploymentSpec, check, storable, text
 from db.states import DEPLOYMENT_TRANSITIONS, DeploymentStatus, JobState, Role
 
 RUN_TASK = "tasks.deployments.run"
@@ -61,8 +61,9 @@ def create(
     if actor is not None and actor.id != user_id:
         rights.require(actor, Role.ADMIN, "deploying for others")
     application = ApplicationRepository(session).require(application_id)
-    InfrastructureRepository(session).require(infrastructure_id)
+    infrastructure = InfrastructureRepository(session).require(infrastructure_id)
     configuration = _configuration(application)
+    rollouts.refuse_unfit(configuration, infrastructure)
     deployment = DeploymentRepository(session).add(
         Deployment(
             user_id=user_id,
@@ -77,8 +78,9 @@ def create(
     return deployment
 
 
-def retry(session: Session, *, deployment_id: int, actor: User | None = None) -> Deployment:
-    """Put an ended deployment back to pending, with a new job. Raises NotFound, Conflict, PermissionDenied."""
+def retry(session: Session, *, deployment_id: int, failed_hosts: bool = False, actor: User | None = None) -> Deployment:
+    """Put an ended deployment back to pending, with a new job; ``failed_hosts``: for those of its hosts alone that are
+    not healthy. Raises NotFound, Conflict, PermissionDenied."""
     rights.require(actor, Role.OPERATOR, "deploying")
     deployments = DeploymentRepository(session)
     application = ApplicationRepository(session).require(deployments.require(deployment_id).application_id)
@@ -91,6 +93,7 @@ def retry(session: Session, *, deployment_id: int, actor: User | None = None) ->
     if moved is None:
         status = deployments.status(deployment_id)
         raise Conflict(f"deployment {deployment_id} is {status}; only one that did not succeed can be tried again")
+    rollouts.again(session, deployment_id=deployment_id, failed_only=failed_hosts)
     _enqueue(session, moved, configuration, 5)
     return moved
 
@@ -167,12 +170,20 @@ def freeze(session: Session, *, deployment_id: int, job_id: UUID, attempt: int, 
         raise Conflict(f"deployment {deployment_id} has another job by now")
     application, infrastructure = deployment.application, deployment.infrastructure
     configuration = _configuration(application)
-    settings = check(CommandSettings, infrastructure.settings, "settings")
+    settings = check(DRIVER_SETTINGS[infrastructure.driver], infrastructure.settings, "settings").model_dump()
     opened = secrets.open_all(
         session, owner_id=infrastructure.owner_id, wanted=configuration.secrets, deployment_id=deployment_id
     )
-    environment = settings.environment | configuration.environment | opened
+    environment = settings["environment"] | configuration.environment | opened
     environment |= _names(deployment, application, infrastructure, job_id, attempt, fence)
+    if infrastructure.driver in rollouts.HOST_DRIVERS:
+        rollouts.refuse_unfit(configuration, infrastructure)
+        hosts = rollouts.hosts_of(session, deployment=deployment, infrastructure=infrastructure, attempt=attempt)
+        key = secrets.open_all(
+            session, owner_id=infrastructure.owner_id, wanted={"key": settings["key"]}, deployment_id=deployment_id
+        )
+        body = rollouts.body(application, configuration, environment, hosts, settings | key)
+        return Plan(deployment_id, infrastructure.driver, body, (*opened.values(), *key.values()))
     body = {
         "argv": ["/bin/sh", "-c", *application.command] if configuration.shell else application.command,
         "cwd": application.working_directory,

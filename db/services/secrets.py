@@ -9,10 +9,11 @@ from sqlalchemy.orm import Session
 
 from db.encryption import Unreadable
 from db.errors import DecryptionError, InvalidInput, NotFound
+from db.fields import SERVICE_AND_KEY
 from db.models import APIKey, User
 from db.repositories import APIKeyRepository, AuditLogRepository, UserRepository
 from db.services import rights
-from db.specs import SERVICE_AND_KEY, SecretSpec, check, text
+from db.specs import SecretSpec, check, text
 from db.states import Role
 
 

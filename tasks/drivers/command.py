@@ -206,7 +206,7 @@ def _signal_name(number: int) -> str:
     return f"signal {number}"
 
 
-def _end_with_supervisor() -> None:
+def end_with_supervisor() -> None:
     """When the supervisor dies, the whole group dies, not this process alone: what it runs has an effect, too."""
     if os.getpgrp() != os.getpid():
         return  # run by hand
@@ -225,7 +225,7 @@ def main() -> int:
             raise StepFailed(STOPPED)
 
     signal.signal(signal.SIGTERM, stop)
-    _end_with_supervisor()
+    end_with_supervisor()
     return driver.run()
 
 

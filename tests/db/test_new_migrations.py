@@ -77,10 +77,11 @@ def good(done: subprocess.CompletedProcess[str]) -> str:
 def test_the_history_says_what_is_there_and_what_is_applied(release: Release, database: Database):
     release.add("20270101_0900", "op.execute('SELECT 1')", "pass")
     items = json.loads(good(release.ops("--json", "db", "history")))["items"]
-    assert [(each["revision"], each["after"], each["applied"]) for each in items] == [
-        ("20270101_0900", FIRST, False),
-        (FIRST, None, True),
-    ]
+    said = [(each["revision"], each["after"], each["applied"]) for each in items]
+    assert said[0] == ("20270101_0900", FIRST, False)
+    assert said[1][0] == FIRST
+    assert said[-1][1] is None
+    assert all(applied for _, _, applied in said[1:])
     assert items[0]["message"] == "Do 20270101_0900."
     assert items[0]["path"].endswith("20270101_0900.py")
     good(release.ops("db", "upgrade"))
@@ -91,7 +92,7 @@ def test_the_history_says_what_is_there_and_what_is_applied(release: Release, da
 
 def test_the_history_of_a_database_without_tables_changes_nothing(release: Release, database: Database):
     migrate.downgrade("base")
-    assert [each.applied for each in migrate.history()] == [False]
+    assert not any(each.applied for each in migrate.history())
     with database.connect(OWNER_ROLE) as owner:
         owner.execute("INSERT INTO ops_alembic_version VALUES ('of_tomorrow')")
     done = release.ops("db", "history")
