@@ -75,7 +75,7 @@ class Target(Protocol):
     async def health(self) -> None:
         """Return when it is healthy; raise when it is not and the gate's patience has ended."""
 
-    async def rollback(self) -> str | None:
+    async def bring_back(self) -> str | None:
         """Make the last good release the current one again and start it; the one that runs now, None: nothing."""
 
     async def cleanup(self) -> None:
@@ -301,7 +301,7 @@ class Rollout:
     async def _roll_back(self, host: Known) -> None:
         why = host.message or ""
         try:
-            release = await host.target.rollback()
+            release = await host.target.bring_back()
         except TargetError as error:
             status = HostStatus.UNKNOWN if error.unknown or host.switched is None else HostStatus.FAILED
             self._tell(host, status, f"{why}it could not be brought back: {error}")
