@@ -138,6 +138,36 @@ class Outcome(StrEnum):
     EXPIRED = "expired"
 
 
+class ScheduleKind(StrEnum):
+    CRON = "cron"
+    INTERVAL = "interval"
+    ONCE = "once"
+
+
+class Overlap(StrEnum):
+    """What a schedule does while its run before is not over. SKIP: nothing, and says so. QUEUE: its runs line up."""
+
+    SKIP = "skip"
+    QUEUE = "queue"
+
+
+class CatchUp(StrEnum):
+    """What becomes of times that passed while nothing fired schedules. NONE: recorded as missed. ONE: the newest of
+    them is made up for."""
+
+    NONE = "none"
+    ONE = "one"
+
+
+class RunOutcome(StrEnum):
+    """What became of one time of a schedule. ENQUEUED: there is a job. SKIPPED: by its own rules. FAILED: it could not
+    be enqueued. The last two say why."""
+
+    ENQUEUED = "enqueued"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
 class DeploymentStatus(StrEnum):
     """FAILED: the work said no. ERROR: the platform cannot tell. Both carry an error message."""
 

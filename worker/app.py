@@ -11,7 +11,14 @@ from worker import config, flower, publish
 from worker.schedule import BEAT_SCHEDULE
 
 #: Task modules, named as strings: a process that only publishes does not import what the tasks need.
-TASK_MODULES = ("tasks.alerts", "tasks.audit", "tasks.checks", "tasks.deployments", "tasks.maintenance")
+TASK_MODULES = (
+    "tasks.alerts",
+    "tasks.audit",
+    "tasks.checks",
+    "tasks.deployments",
+    "tasks.maintenance",
+    "tasks.schedules",
+)
 
 
 def make_app() -> Celery:

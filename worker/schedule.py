@@ -30,12 +30,15 @@ TICKS = {
     "alerts": ("tasks.alerts.evaluate", 15.0),
     "checks": ("tasks.checks.dispatch", 2.0),
     "maintenance": ("tasks.maintenance.tidy", 300.0),
+    "schedules": ("tasks.schedules.fire", 1.0),
     "seal": ("tasks.audit.seal", 10.0),
 }
 
+#: Less, and hosts whose clocks differ by a second would hear no tick of one second at all.
+LEAST_EXPIRES_SECONDS = 10.0
 #: A tick that nobody heard within its interval is superseded by the next.
 BEAT_SCHEDULE = {
-    name: {"task": task, "schedule": seconds, "options": {"expires": seconds}}
+    name: {"task": task, "schedule": seconds, "options": {"expires": max(seconds, LEAST_EXPIRES_SECONDS)}}
     for name, (task, seconds) in TICKS.items()
 }
 SEEN_EVERY_SECONDS = 5.0

@@ -13,6 +13,7 @@ from db.models.ledger_state import LedgerState
 from db.models.login_limit import LoginLimit
 from db.models.monitoring_alert import MonitoringAlert
 from db.models.process import EncryptionKey, Process, Tick
+from db.models.schedule import Schedule, ScheduleRun
 from db.models.user import APIKey, User
 
 __all__ = [
@@ -37,6 +38,8 @@ __all__ = [
     "MonitoringAlert",
     "MonitoringCheck",
     "Process",
+    "Schedule",
+    "ScheduleRun",
     "Tick",
     "User",
 ]

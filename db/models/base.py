@@ -18,6 +18,7 @@ from db.settings import get_settings
 from db.states import (
     ActorType,
     AlertStatus,
+    CatchUp,
     CheckKind,
     CheckState,
     CheckStatus,
@@ -26,7 +27,10 @@ from db.states import (
     HostStatus,
     JobState,
     Outcome,
+    Overlap,
     Role,
+    RunOutcome,
+    ScheduleKind,
     Severity,
 )
 
@@ -88,12 +92,16 @@ WORDS: tuple[type[StrEnum], ...] = (
     CheckKind,
     CheckState,
     CheckStatus,
+    CatchUp,
     DeploymentStatus,
     Environment,
     HostStatus,
     JobState,
     Outcome,
+    Overlap,
     Role,
+    RunOutcome,
+    ScheduleKind,
     Severity,
 )
 

@@ -12,6 +12,7 @@ from db.repositories.infrastructure import InfrastructureRepository
 from db.repositories.jobs import JobRepository, JobSpec
 from db.repositories.login_limits import LoginLimitRepository
 from db.repositories.processes import ProcessRepository
+from db.repositories.schedules import ScheduleRepository, ScheduleRunRepository
 from db.repositories.stats import StatsRepository
 from db.repositories.ticks import TickRepository
 from db.repositories.users import APIKeyRepository, UserRepository
@@ -37,6 +38,8 @@ __all__ = [
     "Page",
     "ProcessRepository",
     "Repository",
+    "ScheduleRepository",
+    "ScheduleRunRepository",
     "StatsRepository",
     "StoredRow",
     "TickRepository",

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from db.connection import apply_context
 from db.models import AuditLog, Deployment, DeploymentLog, Job
-from db.repositories import AuditLogRepository, LoginLimitRepository
+from db.repositories import AuditLogRepository, LoginLimitRepository, ScheduleRunRepository
 from db.settings import get_settings
 
 #: Rows removed per run and table: a tick stays short; the next one goes on.
@@ -28,6 +28,7 @@ def tidy(session: Session) -> dict[str, Any] | None:
         "jobs": _remove_jobs(session, settings.job_retention_days),
         "log_chunks": _remove_logs(session, settings.log_retention_days),
         "login_limits": _remove_limits(session),
+        "schedule_runs": ScheduleRunRepository(session).remove_old(settings.job_retention_days, BATCH),
     }
     changed = {kind: count for kind, count in done.items() if count}
     return changed or None

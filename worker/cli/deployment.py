@@ -35,7 +35,7 @@ def deploy(
     from db.repositories import ApplicationRepository, InfrastructureRepository
     from db.services import deployments
 
-    bell = _ready_to_ring()
+    bell = ready_to_ring()
     with acting.session(action="ops deploy") as (session, user):
         app_found = ApplicationRepository(session).require_by_name(application)
         place = InfrastructureRepository(session).require_by_name(to)
@@ -112,7 +112,7 @@ def cancel(
     from db.services import deployments
     from worker.cli.ids import deployment_id
 
-    _ready_to_ring()
+    ready_to_ring()
     key = deployment_id(number)
     with acting.session(action="ops deployment cancel") as (session, user):
         state = deployments.cancel(session, deployment_id=key, reason=reason, actor=user)
@@ -130,7 +130,7 @@ def retry(
     from db.services import deployments
     from worker.cli.ids import deployment_id
 
-    bell = _ready_to_ring()
+    bell = ready_to_ring()
     key = deployment_id(number)
     with acting.session(action="ops deployment retry") as (session, user):
         again = deployments.retry(session, deployment_id=key, actor=user)
@@ -177,7 +177,7 @@ def _require(session: Any, key: int) -> Deployment:
     return found
 
 
-def _ready_to_ring() -> bool:
+def ready_to_ring() -> bool:
     """Load what publishes doorbells; False without a broker: then the relay of any worker rings."""
     from db.settings import get_settings
 

@@ -19,6 +19,7 @@ from worker.cli import (
     infrastructure,
     job,
     key,
+    schedule,
     secret,
     user,
 )
@@ -63,6 +64,7 @@ for noun, commands in (
     ("deployment", deployment.app),
     ("check", check.app),
     ("heartbeat", heartbeat.app),
+    ("schedule", schedule.app),
     ("job", job.app),
     ("audit", audit.app),
     ("user", user.app),
