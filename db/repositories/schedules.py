@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import CursorResult, delete, func, literal, select, text, update
-from sqlalchemy.orm import Session, defer, selectinload
+from sqlalchemy.orm import Session, defer, joinedload
 
 from db.connection import apply_context
 from db.errors import NotFound
@@ -16,10 +16,11 @@ from db.models import Deployment, Infrastructure, Job, Schedule, ScheduleRun, Us
 from db.repositories.base import Repository, bounded
 from db.states import DeploymentStatus, JobState, RunOutcome
 
+#: Joined: a schedule has one of each, and fires in one round trip less for each.
 WITH_NAMES = (
-    selectinload(Schedule.user).defer(User.hashed_password),
-    selectinload(Schedule.application),
-    selectinload(Schedule.infrastructure).options(defer(Infrastructure.encrypted_settings, raiseload=True)),
+    joinedload(Schedule.user).defer(User.hashed_password),
+    joinedload(Schedule.application),
+    joinedload(Schedule.infrastructure).options(defer(Infrastructure.encrypted_settings, raiseload=True)),
 )
 
 

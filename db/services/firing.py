@@ -102,7 +102,7 @@ def _fire(session: Session, due: Due) -> Fired:
 def _fire_at(session: Session, schedule: Schedule, due: Due, fire_at: datetime) -> Fired:
     """Decide what becomes of one time, do it, and write it down."""
     runs = ScheduleRunRepository(session)
-    if runs.has(due.id, fire_at):
+    if schedule.last_fired_at is not None and fire_at <= schedule.last_fired_at and runs.has(due.id, fire_at):
         # Its next time was set back by hand.
         return Fired(due.id, fire_at, RunOutcome.SKIPPED, "fired already")
     tried = runs.tried(due.id, MOST_WAITING)

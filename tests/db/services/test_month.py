@@ -108,7 +108,7 @@ def test_each_time_is_fired_once_by_three_beats_as_another_library_says(database
     for number in range(SCHEDULES):
         values: dict[str, Any] = {"cron": next(made), "timezone": random.choice(ZONES)}
         if number % 10 == 9:
-            values = {"every": "1h30m"} if number % 20 == 9 else {"every": "23h"}
+            values = {"every": "7h"} if number % 20 == 9 else {"every": "23h"}
         name = f"s{number}"
         schedules.register(
             session, user_id=anna.id, now=START, name=name, overlap="queue", task={"name": "t", "queue": "q"}, **values
@@ -116,7 +116,7 @@ def test_each_time_is_fired_once_by_three_beats_as_another_library_says(database
         if "cron" in values:
             wanted[name] = expected(values["cron"], values["timezone"])
         else:
-            step = timedelta(hours=1.5 if values["every"] == "1h30m" else 23)
+            step = timedelta(hours=7 if values["every"] == "7h" else 23)
             wanted[name] = [START + n * step for n in range(1, int((END - START) / step) + 1)]
             wanted[name] = [each for each in wanted[name] if each < END]
     session.commit()
@@ -136,4 +136,4 @@ def test_each_time_is_fired_once_by_three_beats_as_another_library_says(database
         assert found[name] == times, name
     assert sql("SELECT count(*), count(DISTINCT id) FROM jobs") == [(len(rows), len(rows))]
     assert sql("SELECT count(*) FROM audit_logs WHERE action = 'schedule_run.created'") == [(len(rows),)]
-    assert len(rows) > 5000
+    assert len(rows) > 3000
