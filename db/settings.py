@@ -44,6 +44,7 @@ SECRETS = (
     "SECRET_KEY",
     "OPS_AUDIT_SEAL_KEY",
     "FLOWER_BASIC_AUTH",
+    "OPS_METRICS_TOKEN",
 )
 
 #: Where encryption keys come from, each for itself enough.
@@ -65,6 +66,7 @@ EXAMPLES = {
     "OPS_PROBE_ALLOW": "10.0.0.0/8,192.168.7.0/24,fd00::/8",
     "OPS_AUDIT_SEAL_KEY": "as printed by: ops audit new-key",
     "OPS_AUDIT_VERIFY_KEY": "as printed by: ops audit new-key",
+    "OPS_METRICS_TOKEN": "at least 16 random characters",
 }
 
 #: The fewest and the most iterations of a key that is derived from a password.
@@ -113,6 +115,10 @@ class Settings(BaseSettings):
     audit_verify_key: str | None = Field(None, validation_alias=_env("OPS_AUDIT_VERIFY_KEY"))
     audit_seal_file: Path | None = Field(None, validation_alias=_env("OPS_AUDIT_SEAL_FILE"))
 
+    metrics_token: Annotated[SecretStr, Field(min_length=16)] | None = Field(
+        None, validation_alias=_env("OPS_METRICS_TOKEN")
+    )
+    log_format: Literal["text", "json"] = Field("text", validation_alias=_env("OPS_LOG_FORMAT"))
     flower_basic_auth: SecretStr | None = Field(None, validation_alias=_env("FLOWER_BASIC_AUTH"))
     user: str | None = Field(None, validation_alias=_env("OPS_USER"))
     backup_stamp: str | None = Field(None, validation_alias=_env("OPS_BACKUP_STAMP"))

@@ -31,6 +31,8 @@ NOT_UNDER_AUDIT = {
     "processes",
     "ticks",
     "ledger_state",
+    "counters",
+    "counter_position",
     "login_limits",
     "audit_logs",
     "audit_seals",

@@ -17,6 +17,7 @@ TASK_MODULES = (
     "tasks.checks",
     "tasks.deployments",
     "tasks.maintenance",
+    "tasks.metrics",
     "tasks.schedules",
 )
 

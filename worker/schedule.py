@@ -30,6 +30,7 @@ TICKS = {
     "alerts": ("tasks.alerts.evaluate", 15.0),
     "checks": ("tasks.checks.dispatch", 2.0),
     "maintenance": ("tasks.maintenance.tidy", 300.0),
+    "metrics": ("tasks.metrics.count", 15.0),
     "schedules": ("tasks.schedules.fire", 1.0),
     "seal": ("tasks.audit.seal", 10.0),
 }

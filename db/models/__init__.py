@@ -5,6 +5,7 @@ from db.models.audit_log import AuditLog
 from db.models.audit_seal import AuditSeal
 from db.models.base import Base
 from db.models.check import CheckInterval, CheckResult, CheckRollup, CheckStanding, MonitoringCheck
+from db.models.counter import Counter, CounterPosition
 from db.models.deployment import Deployment, DeploymentLog
 from db.models.host import DeploymentHost, Host
 from db.models.infrastructure import Infrastructure
@@ -26,6 +27,8 @@ __all__ = [
     "CheckResult",
     "CheckRollup",
     "CheckStanding",
+    "Counter",
+    "CounterPosition",
     "Deployment",
     "DeploymentHost",
     "DeploymentLog",

@@ -128,6 +128,8 @@ class Job(Base):
             # A job that waits to be tried again must always be able to wait, whoever waits already.
             postgresql_where=text("state = 'queued' AND unique_while = 'queued' AND attempt = 0"),
         ),
+        # Depth and age of each queue, for those who watch a backlog of any size.
+        Index("ix_jobs_due", "queue", "run_at", postgresql_where=_QUEUED),
         Index("ix_jobs_ring", "queue", "priority", "ring_at", postgresql_where=_QUEUED),
         Index(
             "ix_jobs_waiters",

@@ -5,6 +5,7 @@ from db.repositories.applications import ApplicationRepository
 from db.repositories.audit_logs import AuditLogRepository
 from db.repositories.base import NumberedPage, Page, Repository
 from db.repositories.checks import CheckRepository, Claimed
+from db.repositories.counters import CounterRepository
 from db.repositories.deployments import DeploymentLogRepository, DeploymentRepository
 from db.repositories.encryption import EncryptedTable, EncryptionKeyRepository, StoredRow, encrypted_tables
 from db.repositories.hosts import DeploymentHostRepository, HostRepository
@@ -24,6 +25,7 @@ __all__ = [
     "CheckRepository",
     "Claimed",
     "DeploymentHostRepository",
+    "CounterRepository",
     "DeploymentLogRepository",
     "DeploymentRepository",
     "EncryptedTable",

@@ -156,14 +156,18 @@ class AuditSealRepository:
             for line in copy:
                 yield seals.read(bytes(line).removesuffix(b"\n"))
 
-    def unsealed(self, after: Position, floor: int = 0, ceiling: int | None = None) -> Unsealed:
-        """How many entries wait for a seal, and since when."""
+    def unsealed(
+        self, after: Position, floor: int = 0, ceiling: int | None = None, *, limit: int | None = None
+    ) -> Unsealed:
+        """How many entries wait for a seal, and since when; of the first so many only, where a limit is given."""
         row = self.session.execute(
             text(
-                f"SELECT count(*), min(at) FROM {self._schema}.audit_logs"  # noqa: S608
+                f"SELECT count(*), min(at) FROM (SELECT at FROM {self._schema}.audit_logs"  # noqa: S608
                 " WHERE (xid, id) > (CAST(:xid AS xid8), :id) AND id > :floor AND id <= :ceiling"
+                f"{' ORDER BY xid, id LIMIT :limit' if limit is not None else ''}) waiting"
             ),
-            {"xid": str(after.xid), "id": after.id, "floor": floor, "ceiling": ceiling or 2**63 - 1},
+            {"xid": str(after.xid), "id": after.id, "floor": floor, "ceiling": ceiling or 2**63 - 1}
+            | ({"limit": limit} if limit is not None else {}),
         ).one()
         return Unsealed(int(row[0]), row[1])
 

@@ -24,6 +24,7 @@ FRESH: dict[str, Callable[[], str]] = {
     "FLOWER_BASIC_AUTH": lambda: f"ops:{secrets.token_urlsafe(12)}",
     "OPS_UID": lambda: str(composefiles.owner()[0]),
     "OPS_GID": lambda: str(composefiles.owner()[1]),
+    "OPS_METRICS_TOKEN": lambda: secrets.token_urlsafe(24),
 }
 
 

@@ -21,6 +21,7 @@ from worker.cli import (
     key,
     schedule,
     secret,
+    serve,
     user,
 )
 
@@ -57,6 +58,7 @@ control.register(app)
 deployment.register(app)
 doctor.register(app)
 draining.register(app)
+serve.register(app)
 for noun, commands in (
     ("app", application.app),
     ("infra", infrastructure.app),

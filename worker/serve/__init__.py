@@ -1,0 +1,1 @@
+"""What `ops serve` answers: one module per door."""
