@@ -7,7 +7,7 @@ import sys
 from celery import Celery
 
 from db.errors import OpsError
-from worker import config, flower, publish
+from worker import config, flower, logs, publish
 from worker.schedule import BEAT_SCHEDULE
 
 #: Task modules, named as strings: a process that only publishes does not import what the tasks need.
@@ -27,6 +27,8 @@ def make_app() -> Celery:
     made = Celery("ops", task_cls="worker.base:OpsTask", include=TASK_MODULES)
     made.is_platform = True  # nothing but the platform's own tasks: what else a message asks for is dropped
     made.conf.update(config.settings(), beat_schedule=BEAT_SCHEDULE)
+    if logs.is_json():
+        made.Beat = logs.quiet_beat(made)
     publish.install(made)
     return made
 
@@ -36,5 +38,5 @@ try:
     flower.prepare(sys.argv[1:])
 except OpsError as error:
     # Celery's command line would print a traceback; whoever forgot a setting needs one line.
-    sys.stderr.write(f"error: {error}\n")
+    logs.fail(error)
     raise SystemExit(error.exit_code) from None

@@ -15,13 +15,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 
+from db import keyring
 from db.ledger import process_key
 
 SLOTS = 1024
 _HEAD = struct.Struct("=dq")  # when every job must end, whether nothing new is taken
-_SLOT = struct.Struct("=qqdq8q")  # pid, its start, deadline, claims under way, counters
+_SLOT = struct.Struct("=qqdq8q4d1q")  # pid, its start, deadline, claims under way, counters, what encryption did
+_CRYPTO = struct.Struct("=4d1q")  # sealed, its seconds, opened, its seconds, failures
 _DRAINING = 8
-_DEADLINE, _CLAIMS, _COUNTERS = 16, 24, 32
+_DEADLINE, _CLAIMS, _COUNTERS, _ENCRYPTION = 16, 24, 32, 96
 
 
 class Dropped(IntEnum):
@@ -43,11 +45,13 @@ class Board:
         self._slot = 0
         self._reported = [0] * len(Dropped)
         self._claims, self._claims_lock = 0, threading.Lock()
+        self._noted = (0.0, 0.0, 0.0, 0.0, 0)
 
     def take_slot(self, index: int) -> None:
         """From now on this process writes to this slot. Counters of the one before it stay."""
         self._slot = min(index, SLOTS - 1)
         pid = os.getpid()
+        self._noted = _encryption_here()  # what was done before the fork is another's to tell
         struct.pack_into("=qqdq", self._map, self._at(self._slot), pid, _start_of(pid), 0.0, 0)
 
     def set_deadline(self, end: float) -> None:
@@ -122,9 +126,32 @@ class Board:
         self._reported = totals
         return {reason: count for reason, count in fresh.items() if count}
 
+    def note_encryption(self) -> None:
+        """Add what this process has sealed and opened since the last call."""
+        told, here = self._noted, _encryption_here()
+        self._noted = here
+        at = self._at(self._slot) + _ENCRYPTION
+        known = _CRYPTO.unpack_from(self._map, at)
+        _CRYPTO.pack_into(self._map, at, *(k + new - old for k, new, old in zip(known, here, told, strict=True)))
+
+    def encryption(self) -> dict[str, float]:
+        """What all processes of this worker have noted since it started."""
+        totals = [0.0] * 5
+        for slot in range(SLOTS):
+            offset = self._at(slot)
+            if slot and struct.unpack_from("=q", self._map, offset)[0] == 0:
+                break
+            totals = [a + b for a, b in zip(totals, _CRYPTO.unpack_from(self._map, offset + _ENCRYPTION), strict=True)]
+        return dict(zip(("sealed", "sealed_seconds", "opened", "opened_seconds", "failures"), totals, strict=True))
+
     @staticmethod
     def _at(slot: int) -> int:
         return _HEAD.size + _SLOT.size * slot
+
+
+def _encryption_here() -> tuple[float, float, float, float, int]:
+    sealed, opened = keyring.sealed, keyring.opened
+    return sealed.count, sealed.seconds, opened.count, opened.seconds, opened.failures
 
 
 def _start_of(pid: int) -> int:

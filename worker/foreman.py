@@ -30,6 +30,9 @@ log = structlog.get_logger()
 #: Locks on the ports that this process has been promised.
 _reserved: list[int] = []
 FLOWER_PORTS = range(5555, 5575)
+SERVE_PORTS = range(8080, 8100)
+_CELERY = ["-m", "celery", "-A", "worker.app"]
+_OPS = ["-c", "from worker.cli import main; main()"]
 #: After a process has died: the pause before it is started again, doubled each time, and forgotten once it has lived
 #: for a minute.
 FIRST_PAUSE, LONGEST_PAUSE, FORGET_SECONDS = 1.0, 30.0, 60.0
@@ -58,20 +61,23 @@ class Member:
 class Foreman:
     """The processes of one data folder."""
 
-    def __init__(self, stack: Stack, *, flower_port: int | None = None) -> None:
+    def __init__(self, stack: Stack, *, flower_port: int | None = None, serve_port: int | None = None) -> None:
         self.stack = stack
         self.flower_port = flower_port
+        self.serve_port = serve_port
         self.members = [self._member(name, *arguments) for name, arguments in self._plan()]
         self._servers_at = 0.0
 
     def _plan(self) -> Iterable[tuple[str, list[str]]]:
-        worker = ["worker", "--loglevel=INFO", "--without-mingle", "--without-gossip"]
+        worker = [*_CELERY, "worker", "--loglevel=INFO", "--without-mingle", "--without-gossip"]
         yield "deployments", [*worker, "-n", "deployments@%h", "-Q", "deployments", "-c", "4"]
         yield "control", [*worker, "-n", "control@%h", "-Q", "control,checks", "-c", "2"]
-        yield "beat-1", ["beat", "--loglevel=INFO"]
-        yield "beat-2", ["beat", "--loglevel=INFO"]
+        yield "beat-1", [*_CELERY, "beat", "--loglevel=INFO"]
+        yield "beat-2", [*_CELERY, "beat", "--loglevel=INFO"]
+        if self.serve_port is not None:
+            yield "serve", [*_OPS, "serve", f"--port={self.serve_port}"]
         if self.flower_port is not None:
-            yield "flower", ["flower", "--address=127.0.0.1", f"--port={self.flower_port}"]
+            yield "flower", [*_CELERY, "flower", "--address=127.0.0.1", f"--port={self.flower_port}"]
 
     def _member(self, name: str, *arguments: str) -> Member:
         return Member(name, list(arguments), self.stack.log_dir / f"{name}.log")
@@ -128,7 +134,7 @@ class Foreman:
         member.started_at = now()
         with member.log.open("ab") as log:
             member.process = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", "worker.app", *member.arguments],
+                [sys.executable, *member.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -210,23 +216,22 @@ def stop_foreman(stack: Stack, seconds: float = 120.0) -> bool:
     return True
 
 
-def free_port(wanted: int | None) -> int:
-    """The wanted port, or the first free one of Flower's, which no other foreman of this user takes while this process
-    lives. Raises Conflict when it is taken."""
-    for port in [wanted] if wanted is not None else FLOWER_PORTS:
+def free_port(wanted: int | None, ports: range = FLOWER_PORTS, option: str = "--port") -> int:
+    """The wanted port, or the first free one of these, which no other foreman of this user takes while this process
+    lives. Raises Conflict when it is taken; ``option`` of `ops up` names another."""
+    for port in [wanted] if wanted is not None else ports:
         with contextlib.suppress(OSError), socket.socket() as door:
             door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             door.bind(("127.0.0.1", port))
             if wanted is None:
                 _reserve(port)
             return port
-    if wanted is not None:
-        raise Conflict(f"port {wanted} is taken", hint="ops up --port ANOTHER")
-    raise Conflict(f"ports {FLOWER_PORTS[0]} to {FLOWER_PORTS[-1]} are taken", hint="ops up --port ANOTHER")
+    taken = f"port {wanted} is" if wanted is not None else f"ports {ports[0]} to {ports[-1]} are"
+    raise Conflict(f"{taken} taken", hint=f"ops up {option} ANOTHER")
 
 
 def _reserve(port: int) -> None:
-    """Flower binds it seconds from now. Raises OSError where another foreman has it."""
+    """It is bound seconds from now. Raises OSError where another foreman has it."""
     path = Path(tempfile.gettempdir()) / f"ops-{os.getuid()}-port-{port}.lock"
     lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import structlog
 from billiard.process import current_process
 from celery import Celery, bootsteps, signals
 
@@ -16,7 +14,7 @@ from db.errors import OpsError
 from db.preflight import check_start
 from db.settings import get_settings
 from tasks.supervisor import now
-from worker import lease, publish, reaper
+from worker import lease, logs, publish, reaper
 from worker.board import board
 from worker.relay import Relay
 
@@ -34,10 +32,10 @@ def connect(app: Celery) -> None:
     if _connected:
         return
     _connected = True
-    signals.celeryd_init.connect(_log_as_celery, weak=False)
-    signals.beat_init.connect(_log_as_celery, weak=False)
+    logs.install()
     signals.worker_init.connect(_worker_starts, weak=False)
     signals.worker_process_init.connect(_child_starts, weak=False)
+    signals.task_postrun.connect(_task_ends, weak=False)
     signals.worker_ready.connect(_worker_is_ready, weak=False)
     signals.worker_shutting_down.connect(_worker_shuts_down, weak=False)
     signals.worker_shutdown.connect(_worker_ends, weak=False)
@@ -76,28 +74,12 @@ class Pulse(bootsteps.StartStopStep):
         """Nothing to do: the timer ends with the connection."""
 
 
-def _log_as_celery(**_: Any) -> None:
-    """One log for all: at Celery's level, in its file, with locks that survive a fork (those of structlog's own
-    printer do not)."""
-    if not structlog.is_configured():
-        structlog.configure(
-            processors=[
-                structlog.contextvars.merge_contextvars,
-                structlog.stdlib.filter_by_level,
-                structlog.processors.format_exc_info,
-                structlog.processors.LogfmtRenderer(key_order=["event"]),
-            ],
-            wrapper_class=structlog.stdlib.BoundLogger,
-            logger_factory=structlog.stdlib.LoggerFactory(),
-        )
-
-
 def or_leave(check: Callable[[], T]) -> T:
     """The answer; where there is none, the process ends with one line that says why."""
     try:
         return check()
     except OpsError as error:
-        sys.stderr.write(f"error: {error}\n")
+        logs.fail(error)
         raise SystemExit(error.exit_code) from None
 
 
@@ -119,6 +101,10 @@ def _child_starts(**_: Any) -> None:
     connection.after_fork()
     board.take_slot(index + 1)
     lease.listen_for_interrupts(current_job)
+
+
+def _task_ends(**_: Any) -> None:
+    board.note_encryption()
 
 
 def _worker_is_ready(**_: Any) -> None:

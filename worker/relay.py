@@ -157,6 +157,7 @@ class Relay:
         info = {
             "queues": list(self.queues), "relayed": self._relayed, "rescued": self._rescued, "ready": self.is_ready,
             "draining": self._is_drained, **self._keys,
+            **({"encryption": board.encryption()} if self.kind == "worker" else {}),
         }  # fmt: skip
         self._ledger.say_alive(self.key, self.kind, self.name, host_key(), os.getpid(), info)
 

@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from db.errors import Conflict, OpsError, Unavailable
 from db.settings import get_settings
+from worker import logs
 from worker.serve import health, metrics
 from worker.serve.access import is_loopback, may_read_metrics
 from worker.serve.connections import Watch
@@ -59,9 +60,7 @@ class Serve:
         self._metrics: dict[str, Remembered[tuple[bytes, str]]] = {}
 
     def app(self) -> web.Application:
-        made = web.Application(
-            middlewares=[self.watch.middleware, self.answer], client_max_size=BODY_BYTES
-        )
+        made = web.Application(middlewares=[self.watch.middleware, self.answer], client_max_size=BODY_BYTES)
         made.on_response_prepare.append(_harden)
         made.router.add_get("/metrics", self.metrics)
         made.router.add_get("/healthz", self.healthz)
@@ -119,6 +118,7 @@ def run(host: str, port: int, ready: Callable[[str], None]) -> None:
 
     Raises SettingsError, Conflict (the port is taken), Unavailable (it cannot be opened).
     """
+    logs.configure()
     settings = get_settings()
     settings.require_database_url()
     if not is_loopback(host) and settings.metrics_token is None:

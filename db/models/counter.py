@@ -10,7 +10,7 @@ from db.models.base import Base, BigInt
 
 
 class Counter(Base):
-    """One series. A histogram has a row per bucket that was hit, by its upper bound; a plain counter has one, at infinity.
+    """One series. A histogram has a row per bucket that was hit, by its upper bound; a plain counter one, at infinity.
 
     ``total`` is the sum of what was measured, in seconds. A rollup of the audit trail, so no audit.
     """

@@ -49,7 +49,8 @@ WITH fresh AS MATERIALIZED (
   WHERE NOT EXISTS (SELECT FROM known k WHERE k.name = n.name AND k.label = n.label)
 ), summed AS (
   SELECT t.name, CASE WHEN n.place > :most THEN :other ELSE left(t.label, 200) END AS label, t.word,
-    coalesce((SELECT min(b) FROM unnest(CAST(:bounds AS double precision[])) b WHERE t.seconds <= b), 'Infinity') AS upto,
+    coalesce(
+      (SELECT min(b) FROM unnest(CAST(:bounds AS double precision[])) b WHERE t.seconds <= b), 'Infinity') AS upto,
     sum(t.weight) AS count, coalesce(sum(t.seconds), 0) AS total
   FROM told t LEFT JOIN new n ON n.name = t.name AND n.label = left(t.label, 200)
   GROUP BY 1, 2, 3, 4

@@ -1,4 +1,4 @@
-"""The state of everything, for those who watch: one statement each, none of which reads all jobs or all of the trail."""
+"""The state of everything, for those who watch: one statement each, and none reads all jobs or all of the trail."""
 
 from __future__ import annotations
 

@@ -28,12 +28,15 @@ def up(
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Flower's port (5555, or the next free one).")
     ] = None,
+    serve_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="The port of `ops serve` (8080, or the next free one).")
+    ] = None,
     view: Annotated[bool, typer.Option(hidden=True)] = True,
 ) -> None:
-    """Run the whole platform here: servers, workers, beats, Flower. Ctrl-C stops it. Example: ops up --detach"""
+    """Run the whole platform here: servers, workers, beats, Flower, serve. Ctrl-C stops it. Example: ops up --detach"""
     from worker.cli import platform
 
-    raise typer.Exit(platform.up(detach=detach, port=port, view=view))
+    raise typer.Exit(platform.up(detach=detach, port=port, serve_port=serve_port, view=view))
 
 
 def down() -> None:

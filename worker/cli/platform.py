@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,6 +30,19 @@ READY_SECONDS = 90.0
 LOG_BYTES = 1_000_000
 
 
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What listens on this machine's loopback."""
+
+    flower: int
+    serve: int
+
+    @classmethod
+    def free(cls, flower: int | None, serve: int | None) -> Ports:
+        """Those that are wanted, or free ones. Raises Conflict."""
+        return cls(foreman.free_port(flower), foreman.free_port(serve, foreman.SERVE_PORTS, option="--serve-port"))
+
+
 class _Stop(Exception):
     """Somebody asked for the end."""
 
@@ -41,7 +55,7 @@ def here() -> Stack:
     return Stack(find_data_dir() or Path.cwd() / DATA_DIR_NAME)
 
 
-def up(*, detach: bool, port: int | None, view: bool) -> int:
+def up(*, detach: bool, port: int | None, serve_port: int | None, view: bool) -> int:
     """Run everything until Ctrl-C or TERM; with ``detach`` in the background. Answers the exit code."""
     stack = here()
     other = foreman.running_foreman(stack)
@@ -49,24 +63,24 @@ def up(*, detach: bool, port: int | None, view: bool) -> int:
         raise Conflict(f"the platform runs already (process {other})", hint="ops status, or ops down")
     stack.make_folders()
     if detach:
-        return _detach(stack, port)
+        return _detach(stack, port, serve_port)
     for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(each, _raise_stop)
-    port = foreman.free_port(port)
+    ports = Ports.free(port, serve_port)
     with contextlib.suppress(_Stop), foreman.only_one(stack):
-        _up(stack, port, view=view)
+        _up(stack, ports, view=view)
     return 0
 
 
-def _up(stack: Stack, port: int, *, view: bool) -> None:
+def _up(stack: Stack, ports: Ports, *, view: bool) -> None:
     crew: foreman.Foreman | None = None
     try:
         prepare(stack, say=out.note)
-        crew = foreman.Foreman(stack, flower_port=port)
+        crew = foreman.Foreman(stack, flower_port=ports.flower, serve_port=ports.serve)
         crew.start()
-        _wait_until_ready(crew, port)
-        _say_where(stack, port)
-        (stack.data_dir / READY).write_text(f"{os.getpid()} {port}")
+        _wait_until_ready(crew, ports)
+        _say_where(stack, ports)
+        (stack.data_dir / READY).write_text(f"{os.getpid()} {ports.flower} {ports.serve}")
         _run(crew, view=view and out.is_terminal)
     except _Stop:
         pass
@@ -127,10 +141,12 @@ def relay() -> None:
         loop.stop()
 
 
-def _detach(stack: Stack, port: int | None) -> int:
+def _detach(stack: Stack, port: int | None, serve_port: int | None) -> int:
     """Start this very command in the background, and wait until it says that it is ready, or why not."""
-    if port is not None:
-        foreman.free_port(port)
+    wanted = [("--port", port), ("--serve-port", serve_port)]
+    for option, number in wanted:
+        if number is not None:
+            foreman.free_port(number, option=option)
     log = stack.log_dir / "up.log"
     # Another may be starting and write there too: nothing of it is removed, and only what comes from now on is read.
     if not log.exists() or log.stat().st_size > LOG_BYTES:
@@ -139,7 +155,7 @@ def _detach(stack: Stack, port: int | None) -> int:
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-c", "from worker.cli import main; main()", "up", "--no-view",
-             *(["--port", str(port)] if port is not None else [])],
+             *(word for option, number in wanted if number is not None for word in (option, str(number)))],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -147,7 +163,7 @@ def _detach(stack: Stack, port: int | None) -> int:
             env=os.environ | {"OPS_DATA_DIR": str(stack.data_dir)},
         )  # fmt: skip
     end = time.monotonic() + READY_SECONDS + 30
-    while (port := _ready_port(stack, process.pid)) is None:
+    while (ports := _ready_ports(stack, process.pid)) is None:
         if process.poll() is not None:
             printed = log.read_bytes()[begin:].decode(errors="replace")
             lines = [line for line in printed.splitlines() if line.startswith("error:")]
@@ -159,41 +175,48 @@ def _detach(stack: Stack, port: int | None) -> int:
             raise Unavailable("the platform does not become ready", hint=f"its log: {log}")
         time.sleep(0.1)
     process.returncode = 0  # it lives on without us
-    where = _where(stack, port)
+    where = _where(stack, ports)
     out.result({"pid": process.pid, **where}, "the platform runs in the background", *_lines(where))
     out.line("next: ops status   ops db init --sample   ops down")
     return 0
 
 
-def _ready_port(stack: Stack, pid: int) -> int | None:
-    """Flower's port, once this process has said that everything is up."""
+def _ready_ports(stack: Stack, pid: int) -> Ports | None:
+    """Once this process has said that everything is up."""
     try:
-        said, _, port = (stack.data_dir / READY).read_text().partition(" ")
-        return int(port) if said == str(pid) else None
+        said, flower, serve = (stack.data_dir / READY).read_text().split()
+        return Ports(int(flower), int(serve)) if said == str(pid) else None
     except (OSError, ValueError):
         return None
 
 
-def _wait_until_ready(crew: foreman.Foreman, port: int) -> None:
-    """Until every worker and beat has said in the database that it lives, and Flower listens. Raises Unavailable."""
+def _wait_until_ready(crew: foreman.Foreman, ports: Ports) -> None:
+    """Until every worker and beat has said in the database that it lives, and the others listen. Raises Unavailable."""
     from db.connection import get_db_session
     from db.repositories.stats import StatsRepository
 
-    wanted = {m.process.pid for m in crew.members if m.process is not None and m.name != "flower"}
+    doors = {"flower": ports.flower, "serve": ports.serve}
+    wanted = {m.process.pid for m in crew.members if m.process is not None and m.name not in doors}
     end = time.monotonic() + READY_SECONDS
     while True:
         with get_db_session() as session:
             seen = {each.pid for each in StatsRepository(session).processes()}
         dead = [member for member in crew.members if not member.is_alive]
         # One that died on its port listens no less than another program that has taken it.
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            if wanted <= seen and not dead:
-                return
+        closed = [name for name, port in doors.items() if not _listens(port)]
+        if wanted <= seen and not dead and not closed:
+            return
         if dead or time.monotonic() > end:
-            late = dead or [m for m in crew.members if m.process is not None and m.process.pid not in seen]
-            names = ", ".join(member.name for member in late) or "Flower"
+            late = dead or [m for m in crew.members if m.process is not None and m.process.pid in wanted - seen]
+            names = ", ".join([member.name for member in late] or closed)
             raise Unavailable(f"{names} did not come up", hint=f"the logs are in {crew.stack.log_dir}")
         _rest(0.1)
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
 
 
 def _run(crew: foreman.Foreman, *, view: bool) -> None:
@@ -235,22 +258,23 @@ def _screen(crew: foreman.Foreman) -> Any:
     return Group(*parts)
 
 
-def _where(stack: Stack, port: int) -> dict[str, str]:
+def _where(stack: Stack, ports: Ports) -> dict[str, str]:
     values = foreman.read_env(stack)
     user, _, password = values.get("FLOWER_BASIC_AUTH", "").partition(":")
-    return {"flower": f"http://127.0.0.1:{port}", "flower_user": user, "flower_password": password,
-            "settings": str(stack.env_file)}  # fmt: skip
+    return {"serve": f"http://127.0.0.1:{ports.serve}", "flower": f"http://127.0.0.1:{ports.flower}",
+            "flower_user": user, "flower_password": password, "settings": str(stack.env_file)}  # fmt: skip
 
 
 def _lines(where: dict[str, str]) -> list[str]:
     return [
+        f"status    {where['serve']}   metrics {where['serve']}/metrics",
         f"Flower    {where['flower']}   user {where['flower_user']}   password {where['flower_password']}",
         f"settings  {where['settings']}",
     ]
 
 
-def _say_where(stack: Stack, port: int) -> None:
-    for line in _lines(_where(stack, port)):
+def _say_where(stack: Stack, ports: Ports) -> None:
+    for line in _lines(_where(stack, ports)):
         out.line(line)
 
 

@@ -27,9 +27,7 @@ def serve(
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] not in ("aiohttp", "prometheus_client"):
             raise
-        raise SettingsError(
-            f"{error.name} is not installed", hint="pip install 'ai-manage-ops[serve]'"
-        ) from None
+        raise SettingsError(f"{error.name} is not installed", hint="pip install 'ai-manage-ops[serve]'") from None
 
     def ready(url: str) -> None:
         paths = {name: f"{url}{path}" for name, path in

@@ -1,4 +1,4 @@
-"""What every door has: work in few threads, answers that are remembered for a moment, bounds on how often one may ask."""
+"""What every door has: work in few threads, answers that are remembered for a moment, bounds on how often one asks."""
 
 from __future__ import annotations
 

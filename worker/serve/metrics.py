@@ -26,12 +26,16 @@ Samples = Iterable[tuple[Sequence[str], float]]
 
 def render(accept: str) -> tuple[bytes, str]:
     """The text and its content type, in the format that is asked for. Raises DatabaseUnavailable."""
+    encode, content_type = choose_encoder(accept)
+    return encode(Collector(*look())), content_type
+
+
+def look() -> tuple[Snapshot, float]:
+    """A snapshot, and how many seconds it took. Raises DatabaseUnavailable."""
     start = now()
-    # A little of the context that sessions start with; nothing is written.
     with get_db_session(read_only=True) as session:
         snapshot = metrics.snapshot(session, seal_keys())
-    encode, content_type = choose_encoder(accept)
-    return encode(Collector(snapshot, now() - start)), content_type
+    return snapshot, now() - start
 
 
 class Collector:
@@ -106,9 +110,7 @@ class Collector:
             seen.items(), "kind", "name",
         )  # fmt: skip
         ticks = [((t.name,), t.last_success_at.timestamp()) for t in self.snapshot.ticks if t.last_success_at]
-        yield gauge(
-            "ops_tick_last_success_timestamp_seconds", "When a periodic job last succeeded.", ticks, "tick"
-        )
+        yield gauge("ops_tick_last_success_timestamp_seconds", "When a periodic job last succeeded.", ticks, "tick")
         intervals = [((name,), seconds) for name, (_, seconds) in TICKS.items()]
         yield gauge("ops_tick_interval_seconds", "How often a periodic job is due.", intervals, "tick")
 
@@ -154,7 +156,9 @@ class Collector:
             ("ops_encryption_operations", "", "Values that a worker sealed or opened."),
             ("ops_encryption_seconds", "_seconds", "Time that took."),
         ):
-            samples = [((who, what), _number(said, what + field)) for who, said in told for what in ("sealed", "opened")]
+            samples = [
+                ((who, what), _number(said, what + field)) for who, said in told for what in ("sealed", "opened")
+            ]
             yield count(name, help_, samples, "process", "operation")
         failures = [((who,), _number(said, "failures")) for who, said in told]
         yield count("ops_encryption_failures", "Values that did not open.", failures, "process")
@@ -183,7 +187,9 @@ def histogram(name: str, help_: str, rows: Iterable[Counter], *labels: str) -> M
         # An upper bound of a release before is kept as it was.
         bounds = sorted({*BOUNDS, *(row.upto for row in buckets), float("inf")})
         upto = [sum(row.count for row in buckets if row.upto <= bound) for bound in bounds]
-        named = [("+Inf" if bound == float("inf") else repr(bound), float(n)) for bound, n in zip(bounds, upto, strict=True)]
+        named = [
+            ("+Inf" if bound == float("inf") else repr(bound), float(n)) for bound, n in zip(bounds, upto, strict=True)
+        ]
         made.add_metric(series[: len(labels)], named, sum(row.total for row in buckets))
     return made
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
@@ -43,10 +41,10 @@ def grown(before: Counts) -> Counts:
 
 
 @pytest.fixture
-def before(jobs: Jobs, owner: psycopg.Connection) -> Iterator[Counts]:
+def before(jobs: Jobs, owner: psycopg.Connection) -> Counts:
     """What was counted before; everything up to here is."""
     count_all()
-    yield read()
+    return read()
 
 
 def test_each_job_is_counted_where_it_starts_and_ends(jobs: Jobs, before: Counts):
