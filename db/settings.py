@@ -115,9 +115,7 @@ class Settings(BaseSettings):
     audit_verify_key: str | None = Field(None, validation_alias=_env("OPS_AUDIT_VERIFY_KEY"))
     audit_seal_file: Path | None = Field(None, validation_alias=_env("OPS_AUDIT_SEAL_FILE"))
 
-    metrics_token: Annotated[SecretStr, Field(min_length=16)] | None = Field(
-        None, validation_alias=_env("OPS_METRICS_TOKEN")
-    )
+    metrics_token: SecretStr | None = Field(None, validation_alias=_env("OPS_METRICS_TOKEN"))
     log_format: Literal["text", "json"] = Field("text", validation_alias=_env("OPS_LOG_FORMAT"))
     flower_basic_auth: SecretStr | None = Field(None, validation_alias=_env("FLOWER_BASIC_AUTH"))
     user: str | None = Field(None, validation_alias=_env("OPS_USER"))
@@ -190,6 +188,13 @@ class Settings(BaseSettings):
         if self.broker_url is None:
             raise _missing("OPS_BROKER_URL", "or run `ops up` to start an embedded one here")
         return self.broker_url.get_secret_value()
+
+    def scrape_token(self) -> str | None:
+        """What whoever reads the metrics sends; None: there is none. Raises SettingsError for one that is short."""
+        token = self.metrics_token.get_secret_value() if self.metrics_token is not None else None
+        if token is not None and len(token) < 16:
+            raise SettingsError(f"OPS_METRICS_TOKEN is too short; needed: {EXAMPLES['OPS_METRICS_TOKEN']}")
+        return token
 
     def require_secret_key(self) -> bytes:
         """The key that signs page cursors and webhooks. Raises SettingsError when missing or short."""

@@ -52,8 +52,7 @@ class Serve:
     """The doors, and what they share."""
 
     def __init__(self) -> None:
-        token = get_settings().metrics_token
-        self.token = token.get_secret_value() if token is not None else None
+        self.token = get_settings().scrape_token()
         self.watch = Watch()
         self.threads = Threads(at_once=4, waiting=60)
         self.health = Remembered(self.threads, health.look, REMEMBER_SECONDS)
@@ -121,7 +120,7 @@ def run(host: str, port: int, ready: Callable[[str], None]) -> None:
     logs.configure()
     settings = get_settings()
     settings.require_database_url()
-    if not is_loopback(host) and settings.metrics_token is None:
+    if settings.scrape_token() is None and not is_loopback(host):
         log.warning("metrics_closed", because="OPS_METRICS_TOKEN is not set, and strangers may reach this address")
     asyncio.run(_run(host, port, ready))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import time
@@ -157,6 +158,14 @@ def test_a_taken_port_is_one_line(database: Database) -> None:
         done = subprocess.run([*OPS, "serve", "--port", str(port)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 5
     assert done.stderr.splitlines() == [f"error: port {port} is taken", "  try: ops serve --port ANOTHER"]
+
+
+def test_a_token_that_is_easy_to_guess_is_refused(database: Database) -> None:
+    environment = os.environ | {"OPS_METRICS_TOKEN": "short"}
+    done = subprocess.run([*OPS, "serve"], capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: OPS_METRICS_TOKEN is too short")
+    assert "'short'" not in done.stderr
 
 
 def test_it_ends_when_asked_also_while_somebody_is_connected(server: Server) -> None:
