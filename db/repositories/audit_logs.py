@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, bindparam, cast, func, literal_column, null, or_, select
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import JSONB, JSONPATH
 from sqlalchemy.orm import Session
 
 from db.connection import apply_context
@@ -116,11 +117,20 @@ def _changed(column: str, to: Any) -> list[ColumnElement[bool]]:
     if to is None:
         return [AuditLog.changes.has_key(column)]
     values = to if isinstance(to, tuple) else (to,)
-    # The index finds rows that have the value on either side; the second line picks the new one.
+    # The index finds rows that set anything to the value; the second line picks the column. Asked for both, the index
+    # would walk through all rows that changed the column.
     return [
-        or_(*(AuditLog.changes.contains({column: [value]}) for value in values)),
+        or_(*(_sets(column, value) for value in values)),
         or_(*(AuditLog.changes[column][1] == cast(value, JSONB) for value in values)),
     ]
+
+
+def _sets(column: str, value: Any) -> ColumnElement[bool]:
+    if isinstance(value, (dict, list)):  # a path compares no documents
+        found: ColumnElement[bool] = AuditLog.changes.contains({column: [value]})
+    else:
+        found = AuditLog.changes.path_exists(cast(f"$.*[1] ? (@ == {json.dumps(value)})", JSONPATH))
+    return found
 
 
 def _escape(text: str) -> str:

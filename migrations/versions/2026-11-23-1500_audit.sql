@@ -54,8 +54,9 @@ LANGUAGE sql STABLE PARALLEL SAFE ROWS 1 AS $$
   SELECT jsonb_object_agg(k.key,
     jsonb_build_array(ops_audit_value(k.old, k.key = ANY (p_secret)), ops_audit_value(k.new, k.key = ANY (p_secret))))
   FROM (
-    SELECT n.key, p_old->n.key AS old, p_new->n.key AS new FROM jsonb_object_keys(coalesce(p_new, p_old)) n(key)
-    WHERE NOT n.key = ANY (p_ignore)
+    SELECT n.key, p_old->n.key AS old, p_new->n.key AS new
+    -- In the list, not as a table, so that the keys are not stored away first.
+    FROM (SELECT jsonb_object_keys(coalesce(p_new, p_old)) AS key) n WHERE NOT n.key = ANY (p_ignore)
     OFFSET 0  -- each value is looked up once, not wherever it is named
   ) k
   WHERE coalesce(k.old, 'null') <> coalesce(k.new, 'null')
