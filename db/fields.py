@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_core import ErrorDetails
 
 from db.errors import InvalidInput
 
@@ -112,6 +113,18 @@ def storable(value: object, what: str) -> str:
         raise InvalidInput(f"{what} is text without NUL bytes or broken Unicode") from None
 
 
+def problems(model: type[BaseModel], values: Any) -> list[tuple[tuple[str | int, ...], str]]:
+    """Where values are not as their model wants them, and what fits there; never the values."""
+    try:
+        model.model_validate(values)
+    except ValidationError as error:
+        return [
+            (tuple(part for part in each["loc"] if part != "[key]"), _said(each))
+            for each in error.errors(include_url=False, include_input=False)
+        ]
+    return []
+
+
 def check(model: type[M], values: dict[str, Any], where: str = "") -> M:
     """The values as their model. Raises InvalidInput: one line that names the field; never the value."""
     try:
@@ -119,5 +132,8 @@ def check(model: type[M], values: dict[str, Any], where: str = "") -> M:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         path = ".".join(str(part) for part in ((where,) if where else ()) + tuple(first["loc"]) if part != "[key]")
-        message = _FITS.get(first.get("ctx", {}).get("pattern", ""), first["msg"].removeprefix("Value error, "))
-        raise InvalidInput(f"{path}: {message}" if path else message) from None
+        raise InvalidInput(f"{path}: {_said(first)}" if path else _said(first)) from None
+
+
+def _said(error: ErrorDetails) -> str:
+    return _FITS.get(error.get("ctx", {}).get("pattern", ""), error["msg"].removeprefix("Value error, "))

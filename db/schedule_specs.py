@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import AfterValidator, Field, JsonValue, field_validator, model_validator
 
 from db import recurrence
+from db.fields import Name, Spec
 from db.ledger import clean
-from db.specs import DeploymentSpec, Name
+from db.specs import DeploymentSpec
 from db.states import CatchUp, Overlap
 
 #: What a task may be given by a schedule, which is read each time it fires.
@@ -56,10 +57,6 @@ def _storable(value: Any) -> Any:
     return value
 
 
-class _Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, str_strip_whitespace=False)
-
-
 class ScheduledDeployment(DeploymentSpec):
     """Put a version of an application on an infrastructure."""
 
@@ -67,7 +64,7 @@ class ScheduledDeployment(DeploymentSpec):
     infrastructure: Name
 
 
-class ScheduledTask(_Spec):
+class ScheduledTask(Spec):
     """Enqueue a durable task: of the platform, or of an application's own Celery app, which then serves the queue."""
 
     name: Annotated[_Short, AfterValidator(_one_line)]
@@ -86,7 +83,7 @@ class ScheduledTask(_Spec):
         return self
 
 
-class ScheduleSpec(_Spec):
+class ScheduleSpec(Spec):
     """One of ``cron``, ``every`` and ``once`` says when; one of ``deploy`` and ``task`` says what.
 
     ``once`` without an offset, and ``cron``, are local times of ``timezone``.

@@ -12,6 +12,7 @@ from worker.cli import (
     check,
     control,
     database,
+    declared,
     deployment,
     doctor,
     draining,
@@ -56,6 +57,7 @@ def root(
 
 control.register(app)
 deployment.register(app)
+declared.register(app)
 doctor.register(app)
 draining.register(app)
 serve.register(app)
