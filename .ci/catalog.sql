@@ -24,7 +24,10 @@ UNION ALL
 SELECT 'index ' || relname, concat_ws(' ', pg_get_indexdef(indexrelid), indisvalid)
 FROM here JOIN pg_class c ON relnamespace = schema JOIN pg_index ON indexrelid = c.oid
 UNION ALL
-SELECT 'trigger ' || relname || '.' || tgname, concat_ws(' ', pg_get_triggerdef(t.oid), tgenabled)
+SELECT 'trigger ' || relname || '.' || tgname, concat_ws(' ',
+  -- Numbers of columns, which another ADD COLUMN changes; their names stand beside them.
+  CASE WHEN tgname LIKE 'ops\_audit\_%' THEN regexp_replace(pg_get_triggerdef(t.oid), '''\{[0-9,]*\}''', '''{#}''')
+    ELSE pg_get_triggerdef(t.oid) END, tgenabled)
 FROM here JOIN pg_class c ON relnamespace = schema JOIN pg_trigger t ON tgrelid = c.oid
 WHERE NOT tgisinternal
 UNION ALL

@@ -125,6 +125,7 @@ class DatabaseService(_Lifted[service.DatabaseService]):
     update_deployment_status = _lift(service.DatabaseService.update_deployment_status)
     cancel_deployment = _lift(service.DatabaseService.cancel_deployment)
     retry_deployment = _lift(service.DatabaseService.retry_deployment)
+    rollback = _lift(service.DatabaseService.rollback)
     get_deployment = _lift(service.DatabaseService.get_deployment)
     list_deployments = _lift(service.DatabaseService.list_deployments)
     read_deployment_log = _lift(service.DatabaseService.read_deployment_log)
@@ -230,6 +231,10 @@ class DeploymentRepository(_Lifted[repositories.DeploymentRepository]):
     search = _lift(repositories.DeploymentRepository.search)
     status = _lift(repositories.DeploymentRepository.status)
     latest = _lift(repositories.DeploymentRepository.latest)
+    latest_begun = _lift(repositories.DeploymentRepository.latest_begun)
+    good_before = _lift(repositories.DeploymentRepository.good_before)
+    get_frozen = _lift(repositories.DeploymentRepository.get_frozen)
+    pin = _lift(repositories.DeploymentRepository.pin)
 
 
 class MonitoringAlertRepository(_Lifted[repositories.MonitoringAlertRepository]):

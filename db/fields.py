@@ -16,7 +16,7 @@ M = TypeVar("M", bound=BaseModel)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
-def _printable(value: str) -> str:
+def printable(value: str) -> str:
     if _CONTROL.search(value):
         raise ValueError("control characters are not allowed")
     return value
@@ -28,7 +28,7 @@ def no_nul(value: str) -> str:
     return value
 
 
-def _http_url(value: str) -> str:
+def http_url(value: str) -> str:
     try:
         parts = urlsplit(value)
         _ = parts.port
@@ -85,9 +85,9 @@ Variable = Annotated[str, StringConstraints(pattern=_VARIABLE), AfterValidator(_
 Value = Annotated[str, Field(max_length=32_768), AfterValidator(no_nul)]
 #: A secret's name: service/key.
 SecretName = Annotated[str, StringConstraints(pattern=SERVICE_AND_KEY)]
-Url = Annotated[str, Field(max_length=2048), AfterValidator(_printable), AfterValidator(_http_url)]
+Url = Annotated[str, Field(max_length=2048), AfterValidator(printable), AfterValidator(http_url)]
 AbsolutePath = Annotated[str, Field(max_length=4096), AfterValidator(no_nul), AfterValidator(_absolute)]
-Line = Annotated[str, Field(max_length=500), AfterValidator(_printable)]
+Line = Annotated[str, Field(max_length=500), AfterValidator(printable)]
 #: What is deployed: reaches a command as OPS_VERSION, often as a part of a path, so no part of it may be ``..``.
 Version = Annotated[str, StringConstraints(pattern=_VERSION)]
 

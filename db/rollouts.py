@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
@@ -34,21 +33,8 @@ def _public_keys(value: str) -> str:
     return "\n".join(kept)
 
 
-def _inside(value: str) -> str:
-    path = PurePosixPath(value)
-    if ".." in path.parts:
-        raise ValueError("no part may be '..'")
-    if re.search(r"[{}]", value.replace("{version}", "")):
-        raise ValueError("the only thing in braces is {version}")
-    if not value or value.startswith("-") or value != value.strip():
-        raise ValueError("a path is needed, without spaces around it and no option")
-    return value
-
-
 PublicKeys = Annotated[str, Field(max_length=MAX_KEY_LENGTH), AfterValidator(no_nul), AfterValidator(_public_keys)]
 Address = Annotated[str, StringConstraints(pattern=ADDRESS)]
-#: A path of the worker's machine, absolute or from the application's working folder; ``{version}`` stands for it.
-Artifact = Annotated[str, Field(max_length=1024), AfterValidator(no_nul), AfterValidator(_inside)]
 
 
 class HostSpec(Spec):

@@ -24,7 +24,7 @@ from db.repositories import (
     Page,
     UserRepository,
 )
-from db.services import alerts, applications, deployments, infrastructure, logins, rights, secrets, users
+from db.services import alerts, applications, deployments, infrastructure, logins, rights, rollbacks, secrets, users
 from db.specs import AlertFilter, AuditSearch, DeploymentFilter, PageSpec, check
 from db.states import AlertStatus, DeploymentStatus, JobState, Role
 
@@ -180,12 +180,20 @@ class DatabaseService:
     # Deployments.
 
     def create_deployment(
-        self, user_id: int, application_id: int, infrastructure_id: int, version: str, *, priority: int = 5
+        self,
+        user_id: int,
+        application_id: int,
+        infrastructure_id: int,
+        version: str,
+        *,
+        priority: int = 5,
+        digest: str | None = None,
     ) -> Deployment:
-        """Ask for a deployment; it starts after the commit. Raises NotFound."""
+        """Ask for a deployment; it starts after the commit. What it is to do is frozen now; ``digest``: what the
+        version's content must be. Raises NotFound."""
         return deployments.create(
             self.session, user_id=user_id, application_id=application_id, infrastructure_id=infrastructure_id,
-            version=version, priority=priority, actor=self.actor,
+            version=version, priority=priority, digest=digest, actor=self.actor,
         )  # fmt: skip
 
     def update_deployment_status(
@@ -203,6 +211,16 @@ class DatabaseService:
     def retry_deployment(self, deployment_id: int) -> Deployment:
         """Put an ended deployment back to pending. Raises NotFound, Conflict."""
         return deployments.retry(self.session, deployment_id=deployment_id, actor=self.actor)
+
+    def rollback(
+        self, user_id: int, application_id: int, infrastructure_id: int, version: str | None = None
+    ) -> Deployment:
+        """Ask for the deployment of what succeeded there before, or of a version that did. When it succeeds, what it
+        replaces becomes rolled back. Raises NotFound, Conflict."""
+        return rollbacks.create(
+            self.session, user_id=user_id, application_id=application_id, infrastructure_id=infrastructure_id,
+            version=version, actor=self.actor,
+        )  # fmt: skip
 
     def get_deployment(self, deployment_id: int) -> Deployment:
         """With its user, application, infrastructure and job. Raises NotFound."""

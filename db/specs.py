@@ -34,7 +34,8 @@ from db.fields import (
     storable,
     text,
 )
-from db.rollouts import Artifact, HostSteps, Rollout
+from db.releases import Artifact, Digest
+from db.rollouts import HostSteps, Rollout
 from db.states import AlertStatus, DeploymentStatus, Environment
 
 __all__ = [
@@ -63,6 +64,7 @@ class ApplicationConfiguration(Spec):
     abort: Argv | None = None
     shell: bool = False
     timeout_seconds: int = Field(3600, ge=1, le=7 * 86400)
+    #: Where the content of a version is, see :mod:`db.releases`; a relative path is one of the working directory.
     artifact: Artifact | None = None
     rollout: Rollout = Field(default_factory=Rollout)
     steps: HostSteps = Field(default_factory=HostSteps)
@@ -72,7 +74,8 @@ class ApplicationSpec(Spec):
     """A whole application as people write it."""
 
     name: Name
-    command: Argv
+    #: May be empty where there is an artifact, for a driver that needs no command.
+    command: Annotated[list[Word], Field(max_length=256)]
     description: Line | None = None
     working_directory: AbsolutePath | None = None
     health_check_url: Url | None = None
@@ -82,6 +85,8 @@ class ApplicationSpec(Spec):
     def _one_word_for_a_shell(self) -> ApplicationSpec:
         if self.configuration.shell and len(self.command) != 1:
             raise ValueError("with shell, command is one word: the line that the shell reads")
+        if not self.command and self.configuration.artifact is None:
+            raise ValueError("command: one is needed, or an artifact")
         return self
 
 
@@ -123,6 +128,8 @@ class SecretSpec(Spec):
 
 class DeploymentSpec(Spec):
     version: Version
+    #: What the content must be; None: what it is found to be.
+    digest: Digest | None = None
     priority: int = Field(5, ge=0, le=9)
 
     @field_validator("version")

@@ -14,10 +14,11 @@ from sqlalchemy.exc import DBAPIError
 from db.connection import get_db_session
 from db.errors import DatabaseUnavailable, OpsError
 from db.ledger import PASSING, clean
-from db.services import deployments
+from db.services import deployments, plans
 from db.services.deployments import LEASE_SECONDS, RUN_TASK
 from db.settings import get_settings
 from db.states import Outcome
+from tasks import releases
 from tasks.drivers import GRACE_SECONDS, PROGRAMS
 from tasks.effect import Effect, base_environment
 from tasks.masking import Masker
@@ -52,6 +53,7 @@ def run(self: Any, deployment_id: int) -> dict[str, Any]:
     """Deploy. Raises Ended with the outcome where it is not success."""
     with Effect() as effect:  # its process starts up while the plan is frozen
         plan = _freeze(self.job, deployment_id)
+        _pin(self.job, plan)
         masker = Masker(plan.masked)
         output = Output(deployment_id, self.job.attempt, masker)
         reports = Reports(deployment_id, self.job, masker, effect)
@@ -71,11 +73,11 @@ def run(self: Any, deployment_id: int) -> dict[str, Any]:
     return conclude(end, ended, masker, output.note + reports.note)
 
 
-def _freeze(job: Any, deployment_id: int) -> deployments.Plan:
+def _freeze(job: Any, deployment_id: int) -> plans.Plan:
     """What is to be done, as it is now and stays for this attempt; raises Ended where it cannot be."""
     try:
         with get_db_session() as session:
-            plan = deployments.freeze(
+            plan = plans.freeze(
                 session, deployment_id=deployment_id, job_id=job.id, attempt=job.attempt, fence=job.fence
             )
     except (DatabaseUnavailable, DBAPIError) as error:
@@ -83,8 +85,35 @@ def _freeze(job: Any, deployment_id: int) -> deployments.Plan:
         raise Ended(Outcome.INTERRUPTED, f"the database went away: {type(error).__name__}") from None
     except OpsError as error:
         raise Ended(Outcome.FAILED, str(error)) from None
-    plan.body["environment"] = base_environment() | plan.body["environment"]
+    if plan.driver == "command":
+        plan.body["environment"] = base_environment() | plan.body["environment"]
     return plan
+
+
+def _pin(job: Any, plan: plans.Plan) -> None:
+    """See that the version's content is what it was when it was asked for, or else fix what it is from now on; raises
+    Ended where it is another by now, or cannot be looked up."""
+    if plan.release is None:
+        return
+    try:
+        found = releases.resolve(plan.release, plan.version, plan.folder)
+    except releases.ReleaseError as error:
+        raise Ended(Outcome.FAILED, str(error)) from None
+    if found is None:
+        return
+    known = plan.digest
+    if known is None:
+        try:
+            with get_db_session() as session:
+                known = deployments.pin(session, deployment_id=plan.deployment_id, job_id=job.id, digest=found)
+        except (DatabaseUnavailable, DBAPIError) as error:
+            raise Ended(Outcome.INTERRUPTED, f"the database went away: {type(error).__name__}") from None
+    if known != found:
+        raise Ended(
+            Outcome.FAILED, f"the content of {plan.version} is another by now: asked for was {known}, it is {found}"
+        )
+    if "environment" in plan.body:
+        plan.body["environment"]["OPS_RELEASE_DIGEST"] = found
 
 
 def follow(effect: Effect, output: Output, reports: Reports) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -113,9 +142,11 @@ def conclude(end: dict[str, Any], ended: dict[str, Any], masker: Masker, note: s
     why = str(ended.get("why"))
     if why in _WHY:
         outcome, text = _WHY[why]
-        text = f"{text} ({message})" if message and outcome is Outcome.TIMEOUT else text
+        text = f"{text} ({message})" if message else text
     elif end.get("outcome") == "failed":
         outcome, text = Outcome.FAILED, message or "the driver said no"
+    elif end.get("outcome") == "unknown":
+        outcome, text = Outcome.LOST, message or _UNKNOWN.format(code=ended.get("code"))
     else:
         outcome, text = Outcome.LOST, _UNKNOWN.format(code=ended.get("code"))
     raise Ended(outcome, text + note)

@@ -211,8 +211,10 @@ def test_every_list_and_look_up_is_served_by_an_index(plan):
     for table, condition, order in LISTS:
         found = plan(f"{table} WHERE {condition} ORDER BY {order} DESC LIMIT 50")
         assert "Index Scan Backward" in found, f"{table} by {condition}: {found}"
-        column = condition.split(" ")[0]
-        assert condition == "true" or f"Index Cond: (({column}" in found or f"Index Cond: ({column}" in found, found
+        # With two columns either will do: a table without rows does not tell which index finds fewer.
+        columns = [part.split(" ")[0] for part in condition.split(" AND ")]
+        served = any(f"Index Cond: (({each}" in found or f"Index Cond: ({each}" in found for each in columns)
+        assert condition == "true" or served, found
         assert "Sort" not in found
     for table, condition in LOOK_UPS:
         found = plan(f"{table} WHERE {condition}")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import CheckConstraint, DateTime, ForeignKey, Index, func, text
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from db.models.application import Application
@@ -32,6 +34,13 @@ class Deployment(Base):
         ForeignKey(Job.id, ondelete="SET NULL", deferrable=True, initially="DEFERRED")
     )
     rollback_deployment_id: Mapped[BigInt | None] = mapped_column(ForeignKey("deployments.id", ondelete="SET NULL"))
+    # What it is to do, as :class:`db.frozen.Frozen`, loaded where it is asked for; None: asked for by an older release.
+    frozen: Mapped[dict[str, Any] | None] = mapped_column(
+        JSONB(none_as_null=True), deferred=True, deferred_raiseload=True
+    )
+    digest: Mapped[str | None]
+    # Of the version's content, where it has any: said with the request, or found by the first attempt.
+    release_digest: Mapped[str | None]
     error_message: Mapped[str | None]
     started_at: Mapped[Timestamp | None]
     finished_at: Mapped[Timestamp | None]
@@ -48,6 +57,9 @@ class Deployment(Base):
         CheckConstraint("length(version) BETWEEN 1 AND 200", name="version_length"),
         CheckConstraint("(status IN ('pending', 'running')) = (finished_at IS NULL)", name="finished_at"),
         CheckConstraint("(status IN ('failed', 'error')) <= (error_message IS NOT NULL)", name="error_message"),
+        CheckConstraint("(frozen IS NULL) = (digest IS NULL)", name="frozen"),
+        CheckConstraint("release_digest ~ '^(sha256|git):[0-9a-f]{40,64}$'", name="release_digest"),
+        CheckConstraint("rollback_deployment_id <> id", name="rollback_deployment_id"),
         # What the lists ask for: newest first, by user, application, infrastructure, status.
         Index("ix_deployments_user_id", "user_id", "id"),
         Index("ix_deployments_user_id_status", "user_id", "status", "id"),

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, insert, select, update
-from sqlalchemy.orm import Session, defer, selectinload
+from sqlalchemy import ColumnElement, Text, and_, cast, func, insert, select, update
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import Session, aliased, defer, selectinload, undefer
 
 from db.connection import apply_context
 from db.models import Deployment, DeploymentLog, Infrastructure, User
@@ -28,6 +29,10 @@ class DeploymentRepository(Repository[Deployment]):
     def get_with_relations(self, deployment_id: int) -> Deployment | None:
         """A deployment with its user, application, infrastructure and job."""
         return self.get(deployment_id, *WITH_NAMES, selectinload(Deployment.job))
+
+    def get_frozen(self, deployment_id: int) -> Deployment | None:
+        """A deployment with its user, application, infrastructure, and what it is to do."""
+        return self.get(deployment_id, *WITH_NAMES, undefer(Deployment.frozen))
 
     def get_by_job(self, job_id: UUID) -> Deployment | None:
         return self.session.scalar(select(Deployment).where(Deployment.job_id == job_id))
@@ -76,6 +81,64 @@ class DeploymentRepository(Repository[Deployment]):
             where.append(Deployment.status.in_(statuses))
         return self.session.scalar(select(Deployment).where(*where).order_by(Deployment.id.desc()).limit(1))
 
+    def latest_begun(self, application_id: int, infrastructure_id: int) -> Deployment | None:
+        """The deployment that changed something there last: the newest that was begun and has ended, unless it has
+        been rolled back."""
+        query = (
+            select(Deployment)
+            .where(
+                Deployment.application_id == application_id,
+                Deployment.infrastructure_id == infrastructure_id,
+                Deployment.finished_at.is_not(None),
+                (Deployment.started_at.is_not(None)) | (Deployment.status == DeploymentStatus.SUCCESS),
+                Deployment.status != DeploymentStatus.ROLLED_BACK,
+            )
+            .order_by(func.coalesce(Deployment.started_at, Deployment.finished_at).desc(), Deployment.id.desc())
+            .limit(1)
+        )
+        return self.session.scalar(query)
+
+    def good_before(self, replaced: Deployment, *, version: str | None = None) -> Deployment | None:
+        """The last success at the place of a deployment that put something else there; with a version, the last with
+        that one, rolled back since or not."""
+        good = [DeploymentStatus.SUCCESS]
+        where = [
+            Deployment.application_id == replaced.application_id,
+            Deployment.infrastructure_id == replaced.infrastructure_id,
+            Deployment.id != replaced.id,
+        ]
+        if version is not None:
+            good.append(DeploymentStatus.ROLLED_BACK)
+            where.append(Deployment.version == version)
+        elif replaced.status is DeploymentStatus.SUCCESS:
+            where += [~_same_content(Deployment, replaced), self._before(replaced)]
+        query = select(Deployment).where(*where, Deployment.status.in_(good))
+        return self.session.scalar(query.order_by(Deployment.finished_at.desc(), Deployment.id.desc()).limit(1))
+
+    def _before(self, replaced: Deployment) -> ColumnElement[bool]:
+        """Where the replaced one is itself a way back: what ended before that which it went back to. One way back
+        after the other leads further back then, and never to and fro."""
+        first = aliased(Deployment)
+        went_back_to = select(func.max(first.finished_at)).where(
+            first.application_id == replaced.application_id,
+            first.infrastructure_id == replaced.infrastructure_id,
+            first.rollback_deployment_id.is_(None),
+            first.status.in_([DeploymentStatus.SUCCESS, DeploymentStatus.ROLLED_BACK]),
+            _same_content(first, replaced),
+        )
+        return Deployment.finished_at < func.coalesce(went_back_to.scalar_subquery(), replaced.finished_at)
+
+    def pin(self, deployment_id: int, job_id: UUID, digest: str) -> str | None:
+        """Set the release's digest where there is none; the digest then, None when the job is another one."""
+        apply_context(self.session)
+        query = (
+            update(Deployment)
+            .where(Deployment.id == deployment_id, Deployment.job_id == job_id)
+            .values(release_digest=func.coalesce(Deployment.release_digest, digest), updated_at=func.clock_timestamp())
+            .returning(Deployment.release_digest)
+        )
+        return self.session.scalar(query)
+
     def move(
         self, deployment_id: int, came_from: Sequence[DeploymentStatus], to: DeploymentStatus, /, **values: Any
     ) -> Deployment | None:
@@ -88,6 +151,17 @@ class DeploymentRepository(Repository[Deployment]):
             .returning(Deployment)
         )
         return self.session.scalar(query, execution_options={"populate_existing": True})
+
+
+def _same_content(row: Any, other: Deployment) -> ColumnElement[bool]:
+    """The same version, content and configuration of the application, however its place is reached."""
+    there = aliased(Deployment)
+    whats = [each.frozen.op("-")(cast(["driver", "settings"], ARRAY(Text))) for each in (row, there)]
+    return and_(
+        row.version == other.version,
+        row.release_digest.is_not_distinct_from(other.release_digest),
+        whats[0].is_not_distinct_from(select(whats[1]).where(there.id == other.id).scalar_subquery()),
+    )
 
 
 class DeploymentLogRepository:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import func
 from sqlalchemy.orm import Session
 
+from db import frozen
 from db.errors import Conflict, InvalidInput, NotFound
+from db.frozen import Frozen
 from db.ledger import clean
-from db.models import Application, Deployment, Infrastructure, User
+from db.models import Deployment, User
+from db.releases import Kind, Reference
 from db.repositories import (
     ApplicationRepository,
     DeploymentLogRepository,
@@ -21,24 +23,14 @@ from db.repositories import (
     JobSpec,
     UserRepository,
 )
-from db.services import rights, rollouts, secrets
-from db.specs import DRIVER_SETTINGS, ApplicationConfiguration, DeploymentSpec, check, storable, text
+from db.services import plans, rights, rollouts
+from db.specs import DeploymentSpec, check, storable, text
 from db.states import DEPLOYMENT_TRANSITIONS, DeploymentStatus, JobState, Role
 
 RUN_TASK = "tasks.deployments.run"
 QUEUE = "deployments"
 #: An outage of the database shorter than this stops no deployment.
 LEASE_SECONDS = 60.0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What one attempt is to do, with its secrets open. Lives in memory only; its repr shows no value."""
-
-    deployment_id: int
-    driver: str
-    body: dict[str, Any] = field(repr=False)
-    masked: tuple[str, ...] = field(repr=False)
 
 
 def create(
@@ -49,42 +41,66 @@ def create(
     infrastructure_id: int,
     version: str,
     priority: int = 5,
+    digest: str | None = None,
     actor: User | None = None,
 ) -> Deployment:
-    """Ask for a deployment: its row and its job, in the session's transaction.
+    """Ask for a deployment: its row and its job, in the session's transaction. What it is to do is frozen now.
 
-    Deployments of one application to one infrastructure queue up. Raises NotFound, InvalidInput, PermissionDenied.
+    ``digest`` is what the version's content must be (None: what the first attempt finds it to be). Deployments of one
+    application to one infrastructure queue up. Raises NotFound, InvalidInput, PermissionDenied.
     """
-    spec = check(DeploymentSpec, {"version": version, "priority": priority})
+    spec = check(DeploymentSpec, {"version": version, "priority": priority, "digest": digest})
     user = UserRepository(session).require(user_id)
     rights.require(user, Role.OPERATOR, "deploying")
     if actor is not None and actor.id != user_id:
         rights.require(actor, Role.ADMIN, "deploying for others")
     application = ApplicationRepository(session).require(application_id)
-    infrastructure = InfrastructureRepository(session).require(infrastructure_id)
-    configuration = _configuration(application)
-    rollouts.refuse_unfit(configuration, infrastructure)
+    infrastructures = InfrastructureRepository(session)
+    what = plans.now(application, infrastructures.require(infrastructure_id, *infrastructures.list_options))
+    return add(
+        session, what, user_id=user_id, application_id=application_id, infrastructure_id=infrastructure_id,
+        version=spec.version, priority=spec.priority, digest=spec.digest,
+    )  # fmt: skip
+
+
+def add(
+    session: Session, what: Frozen, *, user_id: int, application_id: int, infrastructure_id: int, version: str,
+    priority: int = 5, digest: str | None = None, replaces: int | None = None,
+) -> Deployment:  # fmt: skip
+    """The row and the job of what has been frozen; ``replaces``: the deployment that this one takes back. Raises
+    InvalidInput where the digest is none of this content's."""
+    release = plans.release_of(what, version)
+    if digest is not None:
+        _fits(digest, release)
+    document = what.document()
     deployment = DeploymentRepository(session).add(
         Deployment(
             user_id=user_id,
             application_id=application_id,
             infrastructure_id=infrastructure_id,
-            version=spec.version,
+            version=version,
             status=DeploymentStatus.PENDING,
             job_id=uuid4(),
+            frozen=document,
+            digest=frozen.digest(document),
+            release_digest=digest or (release.digest if release else None),
+            rollback_deployment_id=replaces,
         )
     )
-    _enqueue(session, deployment, configuration, spec.priority)
+    _enqueue(session, deployment, what.configuration.timeout_seconds, priority)
     return deployment
 
 
 def retry(session: Session, *, deployment_id: int, failed_hosts: bool = False, actor: User | None = None) -> Deployment:
-    """Put an ended deployment back to pending, with a new job; ``failed_hosts``: for those of its hosts alone that are
-    not healthy. Raises NotFound, Conflict, PermissionDenied."""
+    """Put an ended deployment back to pending, with a new job: it does what it was asked for, whatever the application
+    has become since; ``failed_hosts``: for those of its hosts alone that are not healthy. Raises NotFound, Conflict,
+    PermissionDenied."""
     rights.require(actor, Role.OPERATOR, "deploying")
     deployments = DeploymentRepository(session)
-    application = ApplicationRepository(session).require(deployments.require(deployment_id).application_id)
-    configuration = _configuration(application)
+    found = deployments.get_frozen(deployment_id)
+    if found is None:
+        raise NotFound(f"there is no deployment {deployment_id}")
+    what = plans.resolved(found) or plans.now(found.application, found.infrastructure)
     again = [s for s, after in DEPLOYMENT_TRANSITIONS.items() if DeploymentStatus.PENDING in after and s.is_final]
     moved = deployments.move(
         deployment_id, again, DeploymentStatus.PENDING, job_id=uuid4(), error_message=None, started_at=None,
@@ -94,7 +110,7 @@ def retry(session: Session, *, deployment_id: int, failed_hosts: bool = False, a
         status = deployments.status(deployment_id)
         raise Conflict(f"deployment {deployment_id} is {status}; only one that did not succeed can be tried again")
     rollouts.again(session, deployment_id=deployment_id, failed_only=failed_hosts)
-    _enqueue(session, moved, configuration, 5)
+    _enqueue(session, moved, what.configuration.timeout_seconds, 5)
     return moved
 
 
@@ -157,44 +173,10 @@ def update_status(
     return moved
 
 
-def freeze(session: Session, *, deployment_id: int, job_id: UUID, attempt: int, fence: int) -> Plan:
-    """Resolve what an attempt is to do, open its secrets (each opening is recorded), and fix it.
-
-    Raises NotFound when the deployment or a secret is gone, Conflict when the deployment has another job by now,
-    DecryptionError, InvalidInput.
-    """
-    deployment = DeploymentRepository(session).get_with_relations(deployment_id)
-    if deployment is None:
-        raise NotFound(f"there is no deployment {deployment_id}")
-    if deployment.job_id != job_id:
-        raise Conflict(f"deployment {deployment_id} has another job by now")
-    application, infrastructure = deployment.application, deployment.infrastructure
-    configuration = _configuration(application)
-    settings = check(DRIVER_SETTINGS[infrastructure.driver], infrastructure.settings, "settings").model_dump()
-    opened = secrets.open_all(
-        session, owner_id=infrastructure.owner_id, wanted=configuration.secrets, deployment_id=deployment_id
-    )
-    environment = settings["environment"] | configuration.environment | opened
-    environment |= _names(deployment, application, infrastructure, job_id, attempt, fence)
-    if infrastructure.driver in rollouts.HOST_DRIVERS:
-        rollouts.refuse_unfit(configuration, infrastructure)
-        hosts = rollouts.hosts_of(session, deployment=deployment, infrastructure=infrastructure, attempt=attempt)
-        key = secrets.open_all(
-            session, owner_id=infrastructure.owner_id, wanted={"key": settings["key"]}, deployment_id=deployment_id
-        )
-        body = rollouts.body(application, configuration, environment, hosts, settings | key)
-        return Plan(deployment_id, infrastructure.driver, body, (*opened.values(), *key.values()))
-    body = {
-        "argv": ["/bin/sh", "-c", *application.command] if configuration.shell else application.command,
-        "cwd": application.working_directory,
-        "environment": environment,
-        "health": configuration.health.model_dump() | {"url": application.health_check_url}
-        if application.health_check_url
-        else None,
-        "promote": configuration.promote,
-        "abort": configuration.abort,
-    }
-    return Plan(deployment_id, infrastructure.driver, body, tuple(opened.values()))
+def pin(session: Session, *, deployment_id: int, job_id: UUID, digest: str) -> str | None:
+    """Record what the version's content was found to be, unless that is known; answers what is known then, or None
+    when the deployment has another job by now."""
+    return DeploymentRepository(session).pin(deployment_id, job_id, digest)
 
 
 def append_log(session: Session, *, deployment_id: int, attempt: int, pieces: list[tuple[str, str]]) -> None:
@@ -212,11 +194,7 @@ def lock_key(deployment: Deployment) -> str:
     return f"infrastructure:{deployment.infrastructure_id}/application:{deployment.application_id}"
 
 
-def _configuration(application: Application) -> ApplicationConfiguration:
-    return check(ApplicationConfiguration, application.configuration, "configuration")
-
-
-def _enqueue(session: Session, deployment: Deployment, configuration: ApplicationConfiguration, priority: int) -> None:
+def _enqueue(session: Session, deployment: Deployment, timeout_seconds: int, priority: int) -> None:
     JobRepository(session).enqueue(
         JobSpec(
             task=RUN_TASK,
@@ -226,28 +204,16 @@ def _enqueue(session: Session, deployment: Deployment, configuration: Applicatio
             priority=priority,
             lock_key=lock_key(deployment),
             unique_key=f"deployment:{deployment.id}",
-            timeout_seconds=configuration.timeout_seconds,
+            timeout_seconds=timeout_seconds,
             lease_seconds=LEASE_SECONDS,
         )
     )
 
 
-def _names(
-    deployment: Deployment,
-    application: Application,
-    infrastructure: Infrastructure,
-    job_id: UUID,
-    attempt: int,
-    fence: int,
-) -> dict[str, str]:
-    """What a command learns of itself."""
-    return {
-        "OPS_VERSION": deployment.version,
-        "OPS_DEPLOYMENT_ID": str(deployment.id),
-        "OPS_APPLICATION": application.name,
-        "OPS_INFRASTRUCTURE": infrastructure.name,
-        "OPS_ENVIRONMENT": infrastructure.environment.value,
-        "OPS_JOB_ID": str(job_id),
-        "OPS_ATTEMPT": str(attempt),
-        "OPS_FENCE": str(fence),
-    }
+def _fits(digest: str, release: Reference | None) -> None:
+    if release is None:
+        raise InvalidInput("a digest is given, but the application has no artifact", hint="ops app edit --help")
+    if (release.kind is Kind.GIT) != digest.startswith("git:"):
+        raise InvalidInput("digest: a commit's is git: and its number, every other content's sha256:")
+    if release.digest not in (None, digest):
+        raise InvalidInput("digest: the version itself names another one")

@@ -9,8 +9,9 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from db.errors import Conflict, InvalidInput
+from db.frozen import Frozen
 from db.ledger import clean
-from db.models import Application, Deployment, DeploymentHost, Infrastructure
+from db.models import Deployment, DeploymentHost, Infrastructure
 from db.repositories import DeploymentHostRepository, HostRepository
 from db.specs import ApplicationConfiguration
 from db.states import HOST_TRANSITIONS, HostStatus
@@ -62,18 +63,18 @@ def hosts_of(
 
 
 def body(
-    application: Application, configuration: ApplicationConfiguration, environment: dict[str, str],
-    hosts: list[dict[str, Any]], settings: dict[str, Any],
-) -> dict[str, Any]:  # fmt: skip
+    what: Frozen, environment: dict[str, str], hosts: list[dict[str, Any]], settings: dict[str, Any]
+) -> dict[str, Any]:
     """The plan of a driver for hosts, see ``tasks.drivers.rollout``."""
+    configuration = what.configuration
     return {
         "hosts": hosts,
         "settings": settings,
         "environment": environment,
-        "command": ["/bin/sh", "-c", *application.command] if configuration.shell else application.command,
+        "command": ["/bin/sh", "-c", *what.command] if configuration.shell else what.command,
         "artifact": configuration.artifact,
-        "folder": application.working_directory,
-        "health": configuration.health.model_dump() | {"url": application.health_check_url},
+        "folder": what.working_directory,
+        "health": configuration.health.model_dump() | {"url": what.health_check_url},
         "rollout": configuration.rollout.model_dump(),
         "steps": configuration.steps.model_dump(),
     }

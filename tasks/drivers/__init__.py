@@ -12,10 +12,11 @@ stdout (one JSON object a line), any language. It runs in a process group of its
     where they are known). It is stored at once, and then answered on stdin: ``{"ack": 7}``, or ``{"refuse": 7}`` where
     it cannot be. Before a driver touches a host it says ``running`` of it and waits for that answer: so whatever is
     killed, the host that may have been touched is known
-``{"event": "end", "outcome": "ok|failed", "message": "..."}``
-    how it went, exactly once, last
+``{"event": "end", "outcome": "ok|failed|unknown", "message": "..."}``
+    how it went, exactly once, last; ``unknown``: whether it took effect, nobody can know
 
-It exits with 0 where the outcome is ok and with 1 where it is failed: that is what is known when its worker has died.
+It exits with 0 where the outcome is ok, with 1 where it is failed and with 3 where it is unknown: that is what is
+known when its worker has died.
 
 On TERM a driver ends what it started and then itself; it has as long as GRACE_SECONDS says.
 """
@@ -27,6 +28,8 @@ import sys
 #: What an infrastructure's ``driver`` may be, and the program behind it.
 PROGRAMS: dict[str, list[str]] = {
     "command": [sys.executable, "-P", "-m", "tasks.drivers.command"],
+    "docker": [sys.executable, "-P", "-m", "tasks.drivers.docker"],
+    "webhook": [sys.executable, "-P", "-m", "tasks.drivers.webhook"],
 }
 #: Between TERM and KILL: what a driver needs to leave hosts as it says they are.
-GRACE_SECONDS = {"command": 5.0}
+GRACE_SECONDS = {"command": 5.0, "docker": 20.0, "webhook": 5.0}

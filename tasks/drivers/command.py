@@ -26,6 +26,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from tasks.drivers.events import emit, end, say
+
 #: A line is passed on at its end, or when it has waited this long, or is this long.
 FLUSH_SECONDS = 0.5
 MAX_PIECE_BYTES = 64 * 1024
@@ -58,10 +60,8 @@ class Driver:
             message = str(failure)
             if self.plan.get("abort") and not self.stopped:
                 message += self._abort()
-            emit({"event": "end", "outcome": "failed", "message": message})
-            return 1
-        emit({"event": "end", "outcome": "ok", "message": ""})
-        return 0
+            return end("failed", message)
+        return end("ok")
 
     def _abort(self) -> str:
         try:
@@ -184,20 +184,6 @@ class Lines:
     def _emit(self, data: bytes, *, end: bool = False) -> None:
         if text := self.decoder.decode(data, end):
             emit({"event": "log", "stream": self.stream, "text": text})
-
-
-def emit(event: dict[str, Any]) -> None:
-    """Pass one event on; a worker that is gone is no reason to go on."""
-    try:
-        sys.stdout.write(json.dumps(event) + "\n")
-        sys.stdout.flush()
-    except OSError:
-        os._exit(1)
-
-
-def say(text: str) -> None:
-    """A line of the platform's own in the deployment's log."""
-    emit({"event": "log", "stream": "platform", "text": text + "\n"})
 
 
 def _signal_name(number: int) -> str:

@@ -21,7 +21,8 @@ from typing import Any, Protocol
 
 from db.states import HostStatus
 from tasks import http
-from tasks.drivers.command import emit, end_with_supervisor
+from tasks.drivers.command import end_with_supervisor
+from tasks.drivers.events import emit
 
 #: A plan with a thousand hosts fits into it.
 _LONGEST_LINE = 64 * 1024 * 1024

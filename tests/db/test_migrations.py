@@ -271,7 +271,7 @@ HIDDEN = [
     ("users", "hashed_password"), ("api_keys", "encrypted_value"), ("infrastructure", "encrypted_settings"),
     ("infrastructure", "settings"), ("applications", "command"), ("applications", "configuration"),
     ("applications", "health_check_url"), ("jobs", "args"), ("jobs", "kwargs"), ("jobs", "lease_token"),
-    ("encryption_keys", "check_value"),
+    ("encryption_keys", "check_value"), ("deployments", "frozen"),
 ]  # fmt: skip
 
 

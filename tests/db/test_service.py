@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from db import service
 from db.errors import Conflict, InvalidInput, NotFound, OpsError, PermissionDenied
-from db.models import MonitoringAlert, User
+from db.models import Deployment, MonitoringAlert, User
 from db.repositories import AuditLogRepository
 from db.service import DatabaseService
 from db.services import logins
@@ -65,6 +65,11 @@ def good(session: Session, anna: User, alert: MonitoringAlert) -> dict[str, dict
     asked = door.create_deployment(anna.id, shop.id, here.id, "v1")
     outside = door.create_deployment(anna.id, shop.id, here.id, "v2")
     door.cancel_deployment(outside.id)
+    back = (door.register_application("back", ["deploy"]).id, here.id)
+    for version in ("v1", "v2"):
+        at = datetime.now().astimezone()
+        put = {"application_id": back[0], "infrastructure_id": back[1], "status": "success", "finished_at": at}
+        session.add(Deployment(user_id=anna.id, version=version, started_at=at, **put))
     session.commit()
     user, page = {"user_id": anna.id}, {"limit": 1, "cursor": None}
     made = {
@@ -95,7 +100,8 @@ def good(session: Session, anna: User, alert: MonitoringAlert) -> dict[str, dict
         "get_infrastructure": {"infrastructure_id": here.id},
         "list_infrastructure": page,
         "create_deployment": user
-        | {"application_id": shop.id, "infrastructure_id": here.id, "version": "v3", "priority": 1},
+        | {"application_id": shop.id, "infrastructure_id": here.id, "version": "v3", "priority": 1, "digest": None},
+        "rollback": user | {"application_id": back[0], "infrastructure_id": back[1], "version": None},
         "update_deployment_status": {"deployment_id": outside.id, "status": "rolled_back", "error_message": "m"},
         "cancel_deployment": {"deployment_id": asked.id, "reason": "because"},
         "retry_deployment": {"deployment_id": outside.id},
@@ -247,7 +253,7 @@ RIGHTS = {
     "admin": {
         "create_user_with_audit", "set_user_role", "set_user_active", "remove_application", "remove_infrastructure",
         "set_password", "store_api_key", "list_api_keys", "delete_api_key", "register_infrastructure",
-        "create_deployment",
+        "create_deployment", "rollback",
     },
 }  # fmt: skip
 

@@ -285,7 +285,9 @@ class Transitions(RuleBasedStateMachine):
     def look(self) -> dict[tuple[str, str], list[tuple[str, Any]]]:
         """All rows as they are now; the entries since the last look, by what they are about."""
         self.rows: dict[int, Row] = dict(
-            self.owner.execute("SELECT id, to_jsonb(d) - 'updated_at' FROM deployments d ORDER BY id").fetchall()
+            self.owner.execute(
+                "SELECT id, to_jsonb(d) - 'updated_at' || '{\"frozen\": \"[secret]\"}' FROM deployments d ORDER BY id"
+            ).fetchall()
         )
         self.jobs: dict[UUID, Row] = dict(
             self.owner.execute(

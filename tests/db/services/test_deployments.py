@@ -8,12 +8,13 @@ import pytest
 from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session
 
+from db import frozen
 from db.encryption import new_key
 from db.errors import Conflict, DecryptionError, InvalidInput, NotFound, PermissionDenied
 from db.models import Deployment, Job
 from db.repositories import ApplicationRepository, AuditLogRepository, DeploymentRepository
 from db.service import DatabaseService
-from db.services import applications, deployments, infrastructure, secrets, waiting
+from db.services import applications, deployments, infrastructure, plans, secrets, waiting
 from db.states import DEPLOYMENT_TRANSITIONS, DeploymentStatus, JobState
 from tests.conftest import SCHEMA
 from tests.db.services.conftest import encryption_key, one_line, rows
@@ -273,7 +274,7 @@ class TestFreeze:
     def freeze(self, session, deployment, **fields):
         session.commit()
         session.expunge_all()
-        return deployments.freeze(
+        return plans.freeze(
             session,
             **{"deployment_id": deployment.id, "job_id": deployment.job_id, "attempt": 2, "fence": 9} | fields,
         )
@@ -315,11 +316,35 @@ class TestFreeze:
         assert body["health"] == {"url": "http://host/", "attempts": 4, "interval_seconds": 1.0, "timeout_seconds": 2.0}
         assert (body["promote"], body["abort"]) == (["switch"], ["clean"])
 
-    def test_the_version_is_never_in_the_argv_also_with_a_shell(self, session, asked, shop):
+    def test_the_version_is_never_in_the_argv_also_with_a_shell(self, session, anna, shop, here):
         applications.edit(session, application=shop, command=["echo $OPS_VERSION"], configuration={"shell": True})
-        body = self.freeze(session, asked).body
+        body = self.freeze(session, create(session, anna, shop, here)).body
         assert body["argv"] == ["/bin/sh", "-c", "echo $OPS_VERSION"]
         assert body["health"] is None
+
+    def test_a_later_edit_changes_neither_what_waits_nor_what_is_tried_again(self, session, asked, shop, here, run):
+        run(asked, "failed", "no")
+        applications.edit(session, application=shop, command=["other"], configuration={"timeout_seconds": 7})
+        infrastructure.edit(session, infrastructure=here, settings={"environment": {"NEW": "1"}})
+        before = asked.digest
+        again = deployments.retry(session, deployment_id=asked.id)
+        body = self.freeze(session, again).body
+        assert (body["argv"], body["environment"].get("NEW")) == (["deploy", "it"], None)
+        assert again.digest == before
+        assert session.get(Job, again.job_id).timeout_seconds == 3600
+
+    def test_a_deployment_of_an_older_release_does_what_the_application_says_now(self, session, asked, shop):
+        session.execute(update(Deployment).values(frozen=None, digest=None))
+        applications.edit(session, application=shop, command=["other"])
+        assert self.freeze(session, asked).body["argv"] == ["other"]
+
+    def test_what_is_frozen_has_a_digest_of_what_it_says_and_no_secret(self, session, ready, anna, shop, here):
+        stored = session.scalar(select(Deployment.frozen).where(Deployment.id == ready.id))
+        assert stored["configuration"]["secrets"] == {"TOKEN": "aws/token"}
+        assert "annas-value" not in str(stored)
+        assert create(session, anna, shop, here, "v8").digest == ready.digest == frozen.digest(stored)
+        applications.edit(session, application=shop, command=["deploy", "more"])
+        assert create(session, anna, shop, here, "v8").digest != ready.digest
 
     def test_a_missing_secret_opens_none_and_leaves_no_entry(self, session, ready, anna):
         secrets.remove(session, user_id=anna.id, name="aws/token")

@@ -1,0 +1,110 @@
+"""Looks up what a version's content is: the digest of a tree, the commit of a tag or branch."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from db.releases import Kind, Reference
+
+#: So much is read of one tree; larger ones belong into an archive.
+MAX_FILES = 200_000
+GIT_SECONDS = 30
+_CHUNK = 1024 * 1024
+
+
+class ReleaseError(Exception):
+    """The content cannot be looked up; the message is one line for a person."""
+
+
+def resolve(release: Reference, version: str, folder: str | None = None) -> str | None:
+    """The digest of a version's content as it is now; None where it is only known once it is fetched (an image by its
+    tag, an address). ``folder`` is where a relative path begins. Raises ReleaseError."""
+    if release.digest is not None:
+        return release.digest
+    if release.kind is Kind.PATH:
+        return tree_digest(Path(folder or "/") / release.location)
+    if release.kind is Kind.GIT:
+        return commit_of(release.location, version)
+    return None
+
+
+def tree_digest(path: Path) -> str:
+    """``sha256:`` of a file, or of a folder: names, kinds, whether executable, contents, targets of links; not times,
+    not owners. Raises ReleaseError, also for what is neither file, folder nor link."""
+    try:
+        if stat.S_ISREG(path.stat().st_mode):
+            return f"sha256:{_file_digest(path)}"
+        found = hashlib.sha256()
+        for count, (name, entry) in enumerate(_entries(path)):
+            if count >= MAX_FILES:
+                raise ReleaseError(f"the release has more than {MAX_FILES} files")
+            found.update(f"{len(name)}:".encode() + name + _entry(entry))
+    except OSError as error:
+        raise ReleaseError(f"the release cannot be read: {error.strerror}: {path.name}") from None
+    return f"sha256:{found.hexdigest()}"
+
+
+def _entries(root: Path) -> Iterator[tuple[bytes, Path]]:
+    """Everything below a folder, by name, in an order that is the same everywhere; links are not followed."""
+    waiting = [root]
+    while waiting:
+        folder = waiting.pop()
+        here = sorted(folder.iterdir(), key=lambda each: os.fsencode(each.name))
+        for each in here:
+            yield os.fsencode(each.relative_to(root)), each
+        waiting += [each for each in reversed(here) if each.is_dir() and not each.is_symlink()]
+
+
+def _entry(path: Path) -> bytes:
+    mode = path.lstat().st_mode
+    if stat.S_ISLNK(mode):
+        target = os.fsencode(path.readlink())
+        return b"l%d:" % len(target) + target
+    if stat.S_ISDIR(mode):
+        return b"d"
+    if stat.S_ISREG(mode):
+        return (b"x" if mode & stat.S_IXUSR else b"f") + _file_digest(path).encode()
+    raise ReleaseError(f"the release holds what is neither file, folder nor link: {path.name}")
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        found = hashlib.sha256()
+        while data := file.read(_CHUNK):
+            found.update(data)
+    return found.hexdigest()
+
+
+def commit_of(location: str, version: str) -> str:
+    """``git:`` and the commit that a tag (first) or branch is at. Raises ReleaseError."""
+    names = [f"refs/tags/{version}^{{}}", f"refs/tags/{version}", f"refs/heads/{version}"]
+    # A version begins with a letter or digit and an address with no dash; what follows `--` is no option in any case.
+    argv = ["git", "ls-remote", "--", location, *names]
+    environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "SSH_AUTH_SOCK") if name in os.environ}
+    environment |= {
+        "GIT_TERMINAL_PROMPT": "0", "GIT_ALLOW_PROTOCOL": "https:http:ssh:file", "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_SSH_COMMAND": "ssh -oBatchMode=yes",
+    }  # fmt: skip
+    try:
+        done = subprocess.run(
+            argv, env=environment, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, timeout=GIT_SECONDS,
+            check=False, start_new_session=True,
+        )  # fmt: skip
+    except FileNotFoundError:
+        raise ReleaseError("git is not installed where this runs") from None
+    except subprocess.TimeoutExpired:
+        raise ReleaseError(f"the repository did not answer within {GIT_SECONDS} s") from None
+    if done.returncode != 0:
+        raise ReleaseError(f"the repository cannot be read (git ls-remote exited with {done.returncode})")
+    pairs = (line.split("\t", 1) for line in done.stdout.decode("utf-8", "replace").splitlines() if "\t" in line)
+    found = {name: commit for commit, name in pairs}
+    for name in names:
+        if re.fullmatch(r"[0-9a-f]{40}([0-9a-f]{24})?", found.get(name, "")):
+            return f"git:{found[name]}"
+    raise ReleaseError(f"the repository has no tag or branch {version}")
