@@ -53,7 +53,7 @@ def create(
 def find(session: Session, *, application_id: int, infrastructure_id: int, version: str | None = None) -> WayBack:
     """What would be replaced, and by what. Raises NotFound, InvalidInput, Conflict."""
     if version is not None:
-        check(DeploymentSpec, {"version": version})
+        version = check(DeploymentSpec, {"version": version}).version
     rows = DeploymentRepository(session)
     places = InfrastructureRepository(session)
     application = ApplicationRepository(session).require(application_id)
