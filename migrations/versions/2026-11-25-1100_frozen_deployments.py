@@ -1,6 +1,6 @@
 """Freeze what a deployment is to do, and let a rollback say what it replaces.
 
-Revision: 20261125_1100, after 20261125_1200.
+Revision: 20261125_1100, after 20261125_1500.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from migrations import sql
 
 revision = "20261125_1100"
-down_revision = "20261125_1200"
+down_revision = "20261125_1500"
 branch_labels = None
 depends_on = None
 
