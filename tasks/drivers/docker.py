@@ -25,15 +25,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tasks.drivers.engine import Refused, connected, find_image, gone, reason
 from tasks.drivers.events import end, say
 
 if TYPE_CHECKING:
@@ -42,12 +40,6 @@ if TYPE_CHECKING:
 LABEL = "ops."
 #: How much of a candidate's own output is shown when it is given up.
 TAIL_LINES = 50
-#: For one request to the engine; pulling an image and stopping a container take what they take.
-ENGINE_SECONDS = 60
-
-
-class Refused(Exception):
-    """It has failed, before anything was switched; the message is one line for a person."""
 
 
 class Unknown(Exception):
@@ -96,7 +88,7 @@ class Driver:
 
     def _deploy(self) -> None:
         self._fence()
-        image = self._image()
+        image = find_image(self.engine, self.plan)
         self._remove_leftovers()
         self.candidate = self._start(image)
         self._wait_until_healthy(self.candidate)
@@ -121,7 +113,7 @@ class Driver:
             raise Refused(f"a later deployment was here (fence {largest}); this one (fence {mine}) changes nothing")
         for number, mark in marks.items():
             if number < mine:
-                with contextlib.suppress(*_gone()):
+                with contextlib.suppress(*gone()):
                     mark.remove()
 
     @staticmethod
@@ -136,46 +128,6 @@ class Driver:
         """Every container of this application here, running or not."""
         found: list[Container] = self.engine.containers.list(all=True, filters=self._mine(), ignore_removed=True)
         return found
-
-    # The image -------------------------------------------------------------------------------------------------------
-
-    def _image(self) -> str:
-        """The id of the image to run. Raises Refused where it is not the one that was asked for."""
-        from docker.errors import ImageNotFound, NotFound
-
-        name, digest, pull = self.plan["image"], self.plan["digest"], self._settings["pull"]
-        if digest is not None and "@" not in name:
-            name = f"{name.rpartition(':')[0]}@{digest}"
-        found = None
-        if pull != "always":
-            found = self._local(name, digest)
-        if found is None:
-            if pull == "never":
-                raise Refused("the image is not there, and is not to be pulled")
-            say(f"pulling {name}")
-            try:
-                self.engine.api.pull(name, auth_config=self._login())
-                found = self.engine.images.get(name)
-            except (ImageNotFound, NotFound):
-                raise Refused("there is no such image") from None
-        say(f"image {name}: {found.id}")
-        return str(found.id)
-
-    def _local(self, name: str, digest: str | None) -> Any:
-        """An image that is there already: by the digest of its manifest, or its own id, which it has where it was
-        built and never pushed."""
-        from docker.errors import ImageNotFound
-
-        with contextlib.suppress(ImageNotFound):
-            return self.engine.images.get(name)
-        if digest is not None:
-            with contextlib.suppress(ImageNotFound):
-                return self.engine.images.get(digest)
-        return None
-
-    def _login(self) -> dict[str, str] | None:
-        password = self.plan["secrets"].get("registry_password")
-        return {"username": self._settings["registry_user"], "password": password} if password else None
 
     # The candidate ---------------------------------------------------------------------------------------------------
 
@@ -272,7 +224,7 @@ class Driver:
             network.connect(candidate, aliases=[self._alias])
             self.switched = True
             for each in before:
-                with contextlib.suppress(*_gone()):
+                with contextlib.suppress(*gone()):
                     network.disconnect(each, force=True)
         except (DockerException, RequestException, OSError) as error:
             if self._is_switched(candidate):
@@ -309,7 +261,7 @@ class Driver:
         for each in self._ours():
             if each.status in ("running", "restarting", "created", "paused") and not self._serves(each):
                 say(f"removing {each.name}, which an earlier attempt has left behind")
-                with contextlib.suppress(*_gone()):
+                with contextlib.suppress(*gone()):
                     each.remove(force=True)
 
     def _keep(self) -> None:
@@ -317,7 +269,7 @@ class Driver:
         done = [each for each in self._ours() if each.status == "exited"]
         done.sort(key=lambda each: self._fence_of({"Labels": each.labels}), reverse=True)
         for each in done[self._settings["keep"] :]:
-            with contextlib.suppress(*_gone()):
+            with contextlib.suppress(*gone()):
                 each.remove()
 
     def _give_up(self) -> str:
@@ -343,50 +295,6 @@ class Driver:
     def _settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = self.plan["settings"]
         return settings
-
-
-def _gone() -> tuple[type[Exception], ...]:
-    from docker.errors import NotFound
-
-    return (NotFound,)
-
-
-def reason(error: Exception) -> str:
-    """Why, in one line, without an address."""
-    from docker.errors import APIError
-
-    if isinstance(error, APIError):
-        text = str(error.explanation or error.response.reason if error.response is not None else "")
-        return " ".join("".join(each if each.isprintable() else " " for each in text).split())[:300] or "an error"
-    return f"no connection ({type(error).__name__})"
-
-
-@contextmanager
-def connected(settings: dict[str, Any], secrets: dict[str, str]) -> Iterator[Any]:
-    """The engine. Certificates are files in memory only, gone with this process."""
-    import docker
-    from docker.tls import TLSConfig
-
-    host = settings["host"] or "unix:///var/run/docker.sock"
-    tls: Any = False
-    files = []
-    if settings["tls"] is not None:
-        paths = {}
-        for name in ("ca", "cert", "key"):
-            file = os.memfd_create(name)
-            os.write(file, secrets[f"tls.{name}"].encode())
-            files.append(file)
-            paths[name] = f"/proc/self/fd/{file}"
-        tls = TLSConfig(client_cert=(paths["cert"], paths["key"]), ca_cert=paths["ca"], verify=True)
-    engine = docker.DockerClient(
-        base_url=host, tls=tls, timeout=ENGINE_SECONDS, version="auto", use_ssh_client=host.startswith("ssh://")
-    )
-    try:
-        yield engine
-    finally:
-        engine.close()
-        for file in files:
-            os.close(file)
 
 
 def main() -> int:
