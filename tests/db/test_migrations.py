@@ -208,7 +208,7 @@ def test_a_missing_right_of_the_owner_is_one_line_that_says_what_to_set(empty: D
 
 def test_other_failures_are_one_line(database: Database):
     refused(InvalidInput, migrate.upgrade, "nonsense")
-    refused(InvalidInput, migrate.downgrade, "-7")
+    refused(InvalidInput, migrate.downgrade, "-700")
     with settings_from({"OPS_DATABASE_OWNER_URL": database.stack.database_url("nowhere", role=OWNER_ROLE)}):
         refused(DatabaseUnavailable, migrate.upgrade)
 
