@@ -131,7 +131,9 @@ def check(model: type[M], values: dict[str, Any], where: str = "") -> M:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        path = ".".join(str(part) for part in ((where,) if where else ()) + tuple(first["loc"]) if part != "[key]")
+        parts = ((where,) if where else ()) + tuple(first["loc"])
+        # A part may be a key that somebody made up.
+        path = ".".join(_CONTROL.sub("", str(part))[:80] for part in parts if part != "[key]")
         raise InvalidInput(f"{path}: {_said(first)}" if path else _said(first)) from None
 
 

@@ -194,6 +194,15 @@ class Ledger:
         """A process ends in order."""
         self._query("DELETE FROM {schema}.processes WHERE id = %s RETURNING id", (key,))
 
+    def is_alive(self, kind: str, seconds: float = 20) -> bool:
+        """Whether a process of a kind was seen lately."""
+        rows = self._query(
+            """SELECT EXISTS (SELECT FROM {schema}.processes
+            WHERE kind = %s AND seen_at > clock_timestamp() - make_interval(secs => %s)) AS alive""",
+            (kind, seconds),
+        )
+        return bool(rows[0]["alive"])
+
     def audit(
         self, action: str, resource_type: str, resource_id: str | None, details: dict[str, Any], actor: str
     ) -> None:

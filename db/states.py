@@ -44,6 +44,11 @@ class Severity(StrEnum):
     HIGH = "high"
     CRITICAL = "critical"
 
+    @property
+    def rank(self) -> int:
+        """0 for the lowest."""
+        return list(Severity).index(self)
+
 
 class HostStatus(StrEnum):
     """What a deployment did to one host. PENDING: not reached yet. RUNNING: it may be touched at any moment, by the
@@ -64,6 +69,11 @@ class HostStatus(StrEnum):
 
 
 class AlertStatus(StrEnum):
+    """PENDING: entered when something begins to be wrong that must be so for a while; left when it has been, or when it
+    is over (then nothing was). FIRING: left when it is over, or by hand. RESOLVED is final: the next time is another
+    alert.
+    """
+
     PENDING = "pending"
     FIRING = "firing"
     RESOLVED = "resolved"
@@ -105,6 +115,46 @@ class CheckStatus(StrEnum):
     DOWN = "down"
     UNKNOWN = "unknown"
     MISSED = "missed"
+
+
+class AlertEventKind(StrEnum):
+    """What a line of an alert's timeline tells."""
+
+    PENDING = "pending"
+    RAISED = "raised"
+    CHANGED = "changed"
+    ACKNOWLEDGED = "acknowledged"
+    ASSIGNED = "assigned"
+    NOTE = "note"
+    SILENCED = "silenced"
+    NOTIFIED = "notified"
+    NOT_NOTIFIED = "not_notified"
+    RESOLVED = "resolved"
+
+
+class ChannelKind(StrEnum):
+    APPRISE = "apprise"
+    WEBHOOK = "webhook"
+    SMTP = "smtp"
+
+
+class Transition(StrEnum):
+    """What a notification tells of an alert."""
+
+    RAISED = "raised"
+    REPEATED = "repeated"
+    RESOLVED = "resolved"
+
+
+class NotificationState(StrEnum):
+    """WAITING: for others of its group; left when a message is made of them. QUEUED: a job sends the message; left when
+    that was taken, or refused for good. SENT and FAILED are final, but that enabling the channel tries again.
+    """
+
+    WAITING = "waiting"
+    QUEUED = "queued"
+    SENT = "sent"
+    FAILED = "failed"
 
 
 class JobState(StrEnum):

@@ -18,6 +18,7 @@ TASK_MODULES = (
     "tasks.deployments",
     "tasks.maintenance",
     "tasks.metrics",
+    "tasks.notifications",
     "tasks.schedules",
 )
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from db.errors import SettingsError
 from db.services.deployments import RUN_TASK
+from db.services.notifications import SEND_TASK
 from db.settings import get_settings
 from worker.schedule import TICKS
 
@@ -104,7 +105,7 @@ class Doorkeeper:
     def __init__(self) -> None:
         self._hosts: set[str] = set()
         # However many names are forged, ours are let in.
-        self._tasks = {RUN_TASK, *(task for task, _ in TICKS.values())}
+        self._tasks = {RUN_TASK, SEND_TASK, *(task for task, _ in TICKS.values())}
 
     def __call__(self, event: Any) -> bool:
         if not isinstance(event, dict) or event.get("type") not in _EVENTS:

@@ -56,6 +56,17 @@ class Line:
         """Publish; True when the broker took them all."""
         return self._do(lambda: self._publish(bells), "ring", count=len(bells)) is not None
 
+    def ask(self, task: str, *, expires: float) -> bool:
+        """Ask for a tick, which is not durable, as beat does; True when the broker took it."""
+
+        def send() -> bool:
+            self.app.send_task(
+                task, producer=self._producer, expires=expires, ignore_result=True, retry=False, add_to_parent=False
+            )
+            return True
+
+        return self._do(send, "ask") is not None
+
     def depths(self, queues: Iterable[str]) -> dict[str, int] | None:
         """How many messages wait in each queue; None when the broker does not answer."""
         answer = self._do(lambda: {queue: self._depth(queue) for queue in queues}, "depths")

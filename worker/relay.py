@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import threading
+from pathlib import Path
 from uuid import uuid4
 
 import psycopg
@@ -17,12 +19,13 @@ import structlog
 from db.connection import is_outage, open_ledger
 from db.keyring import get_keyring
 from db.ledger import Bell, host_key, is_gone
-from db.settings import get_settings
+from db.settings import find_data_dir, get_settings
 from tasks.supervisor import now
 from worker.alive import touch
 from worker.board import board
 from worker.gate import Gate
 from worker.publish import Line
+from worker.watchman import Watchman
 
 log = structlog.get_logger()
 
@@ -59,6 +62,7 @@ class Relay:
         self._is_away = False
         self._relayed = 0
         self._rescued = 0
+        self._watchman = Watchman(line, queues)
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self.run, name="ops-relay", daemon=True)
@@ -95,7 +99,8 @@ class Relay:
         """One round. What fails is logged and tried again in the next, and keeps nothing else from its turn, unless
         there is no database at all."""
         was_away, self._is_away = self._is_away, False
-        for step in (self._look, self._relay, self._drain, self._say_alive, self._report_dropped):
+        steps = (self._look, self._relay, self._drain, self._say_alive, self._report_dropped, self._watch)
+        for step in steps:
             try:
                 step()
             except psycopg.Error as error:
@@ -157,9 +162,13 @@ class Relay:
         info = {
             "queues": list(self.queues), "relayed": self._relayed, "rescued": self._rescued, "ready": self.is_ready,
             "draining": self._is_drained, **self._keys,
+            "disk": _disk(),
             **({"encryption": board.encryption()} if self.kind == "worker" else {}),
         }  # fmt: skip
         self._ledger.say_alive(self.key, self.kind, self.name, host_key(), os.getpid(), info)
+
+    def _watch(self) -> None:
+        self._watchman.look(self._ledger)
 
     def _report_dropped(self) -> None:
         """One entry per worker, reason and minute, with a count: a flood of junk does not flood the trail."""
@@ -168,3 +177,14 @@ class Relay:
         self._reported_at = now()
         for reason, count in board.take_counts().items():
             self._ledger.audit("message.dropped", "message", reason, {"count": count}, self.name)
+
+
+def _disk() -> dict[str, str | float] | None:
+    """How full the disk is that this process works on; None where that cannot be seen."""
+    path = find_data_dir() or Path.cwd()
+    try:
+        usage = shutil.disk_usage(path)
+    except OSError:
+        return None
+    # What is kept for root is not there for anybody else.
+    return {"path": str(path), "used_percent": round(100 * usage.used / max(usage.used + usage.free, 1), 1)}

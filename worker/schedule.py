@@ -29,6 +29,7 @@ log = structlog.get_logger()
 TICKS = {
     "alerts": ("tasks.alerts.evaluate", 15.0),
     "checks": ("tasks.checks.dispatch", 2.0),
+    "notifications": ("tasks.notifications.dispatch", 5.0),
     "maintenance": ("tasks.maintenance.tidy", 300.0),
     "metrics": ("tasks.metrics.count", 15.0),
     "schedules": ("tasks.schedules.fire", 1.0),

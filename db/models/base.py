@@ -17,8 +17,10 @@ from db.errors import InvalidInput
 from db.settings import get_settings
 from db.states import (
     ActorType,
+    AlertEventKind,
     AlertStatus,
     CatchUp,
+    ChannelKind,
     CheckKind,
     CheckState,
     CheckStatus,
@@ -26,12 +28,14 @@ from db.states import (
     Environment,
     HostStatus,
     JobState,
+    NotificationState,
     Outcome,
     Overlap,
     Role,
     RunOutcome,
     ScheduleKind,
     Severity,
+    Transition,
 )
 
 NAMING_CONVENTION = {
@@ -88,21 +92,25 @@ class Word(TypeDecorator[StrEnum]):
 #: Every enum that a column may hold.
 WORDS: tuple[type[StrEnum], ...] = (
     ActorType,
+    AlertEventKind,
     AlertStatus,
     CheckKind,
     CheckState,
     CheckStatus,
     CatchUp,
+    ChannelKind,
     DeploymentStatus,
     Environment,
     HostStatus,
     JobState,
+    NotificationState,
     Outcome,
     Overlap,
     Role,
     RunOutcome,
     ScheduleKind,
     Severity,
+    Transition,
 )
 
 

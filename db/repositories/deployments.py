@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Text, and_, cast, func, insert, select, update
+from sqlalchemy import ColumnElement, Text, and_, cast, func, insert, select, tuple_, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session, aliased, defer, selectinload, undefer
 
 from db.connection import apply_context
-from db.models import Deployment, DeploymentLog, Infrastructure, User
+from db.models import Application, Deployment, DeploymentLog, Infrastructure, User
 from db.repositories.base import Page, Repository, bounded
 from db.states import DeploymentStatus
 
+#: The work said no, or nobody can tell.
+BAD = (DeploymentStatus.FAILED, DeploymentStatus.ERROR)
 WITH_NAMES = (
     selectinload(Deployment.user).defer(User.hashed_password),
     selectinload(Deployment.application),
@@ -73,6 +76,52 @@ class DeploymentRepository(Repository[Deployment]):
         }  # fmt: skip
         where = [getattr(Deployment, name) == value for name, value in asked.items() if value is not None]
         return self.list_with_names(*where, limit=limit, before=before)
+
+    def newest_started(
+        self, application_id: int, infrastructure_id: int | None, *, after: datetime, until: datetime
+    ) -> Deployment | None:
+        """The newest deployment of an application (on an infrastructure, where one is given) that started between."""
+        where = [Deployment.application_id == application_id, Deployment.started_at.between(after, until)]
+        if infrastructure_id is not None:
+            where.append(Deployment.infrastructure_id == infrastructure_id)
+        return self.session.scalar(select(Deployment).where(*where).order_by(Deployment.id.desc()).limit(1))
+
+    def failures(self) -> Sequence[Any]:
+        """Deployments that failed and that no later end there has overtaken, with the names of what and where."""
+        later = aliased(Deployment)
+        overtaken = (
+            select(later.id)
+            .where(
+                later.application_id == Deployment.application_id,
+                later.infrastructure_id == Deployment.infrastructure_id,
+                # By the time of the end: a deployment that is tried again ends again.
+                tuple_(later.finished_at, later.id) > tuple_(Deployment.finished_at, Deployment.id),
+                later.status.in_((*BAD, DeploymentStatus.SUCCESS)),
+            )
+            .exists()
+        )
+        query = (
+            select(Deployment, Application.name, Infrastructure.name, Infrastructure.environment)
+            .join(Application, Application.id == Deployment.application_id)
+            .join(Infrastructure, Infrastructure.id == Deployment.infrastructure_id)
+            .where(Deployment.status.in_(BAD), ~overtaken)
+            .order_by(Deployment.id)
+        )
+        return self.session.execute(query, execution_options={"populate_existing": True}).all()
+
+    def has_recovered(
+        self, failed_id: int | None, application_id: int, infrastructure_id: int, since: datetime
+    ) -> bool:
+        """Whether something was deployed well there after the end of that failure (where it is gone: after a time)."""
+        ended = select(Deployment.finished_at).where(Deployment.id == failed_id).scalar_subquery()
+        better = aliased(Deployment)
+        query = select(better.id).where(
+            better.application_id == application_id,
+            better.infrastructure_id == infrastructure_id,
+            better.status == DeploymentStatus.SUCCESS,
+            better.finished_at >= func.coalesce(ended, since),
+        )
+        return self.session.scalar(query.limit(1)) is not None
 
     def latest(self, application_id: int, infrastructure_id: int, *statuses: DeploymentStatus) -> Deployment | None:
         """The newest deployment of an application on an infrastructure, of these statuses or any."""

@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from worker.cli import (
+    alert,
     application,
     audit,
+    channel,
     check,
     control,
     database,
@@ -20,9 +22,12 @@ from worker.cli import (
     infrastructure,
     job,
     key,
+    route,
+    rule,
     schedule,
     secret,
     serve,
+    silence,
     user,
 )
 
@@ -70,6 +75,12 @@ for noun, commands in (
     ("heartbeat", heartbeat.app),
     ("schedule", schedule.app),
     ("job", job.app),
+    ("alert", alert.app),
+    ("rule", rule.app),
+    ("silence", silence.app),
+    ("maintenance", silence.maintenance),
+    ("channel", channel.app),
+    ("route", route.app),
     ("audit", audit.app),
     ("user", user.app),
     ("db", database.app),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from db.models import Deployment, MonitoringAlert
-from db.services import alerts, applications, deployments, infrastructure
+from db.services import applications, deployments, evaluation, failures, infrastructure
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def deploy(session, anna, shop, here, run) -> Callable[..., Deployment]:
 
 
 def tick(session: Session) -> dict | None:
-    changed = alerts.evaluate(session)
+    changed = evaluation.evaluate(session, [failures.observe])
     session.commit()
     return changed
 
@@ -36,7 +36,7 @@ def found(session: Session) -> list[MonitoringAlert]:
 
 
 def resolve_by_hand(session: Session) -> None:
-    session.execute(update(MonitoringAlert).values(status="resolved", resolved_at=alerts.func.clock_timestamp()))
+    session.execute(update(MonitoringAlert).values(status="resolved", resolved_at=func.clock_timestamp()))
     session.commit()
 
 
@@ -83,10 +83,12 @@ def test_a_failure_that_was_overtaken_before_anybody_looked_raises_nothing(sessi
 
 def test_an_alert_that_was_raised_after_the_recovery_is_resolved(session, deploy, monkeypatch):
     deploy("failed", "no")
-    seen = alerts._failed(session)
+    seen = failures.DeploymentRepository(session).failures()
     deploy("ok")  # between the look and the alert
-    monkeypatch.setattr(alerts, "_failed", lambda _: seen)
-    assert tick(session) == {"raised": 1, "resolved": 1}
+    with monkeypatch.context() as late:
+        late.setattr(failures.DeploymentRepository, "failures", lambda _: seen)
+        assert tick(session) == {"raised": 1}
+    assert tick(session) == {"resolved": 1}
 
 
 def test_an_open_alert_tells_of_the_newest_failure(session, deploy):
