@@ -16,8 +16,9 @@ from hypothesis import settings as hypothesis_settings
 from sqlalchemy.orm import Session
 
 # Before anything of ours is imported: tests never read the settings of whoever runs them.
+_OURS = ("OPS_DATABASE_SCHEMA", "OPS_POSTGRES_BIN", "OPS_DOCKER_SETUP", "OPS_COMPOSE_TEST")
 for _name in list(os.environ):
-    if _name.startswith(("OPS_", "ENCRYPTION_")) and _name not in ("OPS_DATABASE_SCHEMA", "OPS_POSTGRES_BIN"):
+    if _name.startswith(("OPS_", "ENCRYPTION_")) and _name not in _OURS:
         del os.environ[_name]
 for _name in ("DATABASE_URL", "CELERY_BROKER_URL", "REDIS_URL", "SECRET_KEY", "DEBUG", "DATABASE_DEBUG"):
     os.environ.pop(_name, None)
