@@ -16,7 +16,7 @@ from hypothesis import settings as hypothesis_settings
 from sqlalchemy.orm import Session
 
 # Before anything of ours is imported: tests never read the settings of whoever runs them.
-_OURS = ("OPS_DATABASE_SCHEMA", "OPS_POSTGRES_BIN", "OPS_DOCKER_SETUP", "OPS_COMPOSE_TEST")
+_OURS = ("OPS_DATABASE_SCHEMA", "OPS_POSTGRES_BIN", "OPS_DOCKER_SETUP", "OPS_COMPOSE_TEST", "OPS_SCREENSHOTS")
 for _name in list(os.environ):
     if _name.startswith(("OPS_", "ENCRYPTION_")) and _name not in _OURS:
         del os.environ[_name]

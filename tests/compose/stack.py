@@ -8,9 +8,9 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -99,22 +99,20 @@ class Stack:
         return sorted(found, key=lambda each: each["Name"])
 
     def up(self, *more: str) -> None:
-        """Up, and wait until each container is healthy; how long each took stays."""
-        began = time.monotonic()
+        """Up, and wait until each container is healthy."""
         self.compose("up", "-d", *more)
-        self.wait_healthy(began)
+        self.wait_healthy()
 
-    def wait_healthy(self, began: float | None = None) -> None:
+    def wait_healthy(self) -> None:
+        """How long each service took for that at its first start stays."""
+
         def healthy() -> bool:
-            found = self.containers(*SERVICES)
-            for each in found:
-                name = service_of(each)
-                is_healthy = each["State"].get("Health", {}).get("Status") == "healthy"
-                if is_healthy and began is not None and name not in self.healthy_after:
-                    self.healthy_after[name] = time.monotonic() - began
-                if not is_healthy:
-                    return False
-            return {service_of(each) for each in found} == set(SERVICES)
+            found = {each["Id"]: each for each in self.containers(*SERVICES)}
+            well = {id for id, each in found.items() if each["State"].get("Health", {}).get("Status") == "healthy"}
+            for each in (found[id] for id in well):
+                started = datetime.fromisoformat(each["State"]["StartedAt"][:19] + "+00:00")
+                self.healthy_after.setdefault(service_of(each), (datetime.now(UTC) - started).total_seconds())
+            return well == set(found) and {service_of(each) for each in found.values()} == set(SERVICES)
 
         until(healthy, "every container is healthy", 180)
 

@@ -194,4 +194,4 @@ def check_evidence(stack: Stack) -> None:
         OR EXISTS (SELECT FROM deployments d WHERE d.job_id = j.id AND d.status NOT IN {FINAL})"""
     )
     assert trail == [["0"]]
-    REPORT.append(f"{len(rows)} deployments, {len(missing)} lost, 0 run twice")
+    REPORT.append(f"{len(rows)} deployments, 0 unaccounted for, 0 run twice")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,6 @@ from pytest_celery import *  # noqa: F403
 from pytest_celery import CeleryBackendCluster, CeleryBrokerCluster, CeleryWorkerContainer
 from pytest_docker_tools import container, fxtr
 
-from db.encryption import new_key
 from tests.containers import engine
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,18 @@ def docker_client(docker_engine: None) -> Iterator[Any]:
     try:
         yield client
     finally:
+        # Removing a container leaves its anonymous volumes.
+        for name in _volumes:
+            with contextlib.suppress(docker.errors.APIError):
+                client.volumes.get(name).remove()
         client.close()
+
+
+_volumes: list[str] = []
+
+
+def remember_volumes(made: Any) -> None:
+    _volumes.extend(mount["Name"] for mount in made.attrs["Mounts"] if mount["Type"] == "volume")
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +79,7 @@ def default_redis_backend_image() -> str:
 @pytest.fixture
 def celery_broker_cluster(celery_redis_broker: Any) -> Iterator[CeleryBrokerCluster]:
     cluster = CeleryBrokerCluster(celery_redis_broker)
+    remember_volumes(celery_redis_broker.container)
     yield cluster
     cluster.teardown()
 
@@ -75,6 +87,7 @@ def celery_broker_cluster(celery_redis_broker: Any) -> Iterator[CeleryBrokerClus
 @pytest.fixture
 def celery_backend_cluster(celery_redis_backend: Any) -> Iterator[CeleryBackendCluster]:
     cluster = CeleryBackendCluster(celery_redis_backend)
+    remember_volumes(celery_redis_backend.container)
     yield cluster
     cluster.teardown()
 
@@ -92,6 +105,7 @@ postgres = container(
 def database_urls(postgres: Any) -> dict[str, str]:
     """Migrated, as seen from here and from the network of the containers."""
     here = f"postgresql://postgres:{PASSWORD}@127.0.0.1:{postgres.ports['5432/tcp'][0]}/postgres"
+    remember_volumes(postgres)
     until_it_answers(here)
     there = f"postgresql://postgres:{PASSWORD}@{postgres.attrs['Config']['Hostname']}/postgres"
     return {"here": here, "there": there}
@@ -122,13 +136,6 @@ class Worker(CeleryWorkerContainer):
 @pytest.fixture
 def default_worker_container_cls() -> type[Worker]:
     return Worker
-
-
-@pytest.fixture
-def default_worker_env(default_worker_env: dict[str, str], database_urls: dict[str, str]) -> dict[str, str]:
-    broker = default_worker_env["CELERY_BROKER_URL"]
-    return {"DATABASE_URL": database_urls["there"], "OPS_BROKER_URL": broker, "ENCRYPTION_KEY": new_key(),
-            "OPS_USER": "admin"}  # fmt: skip
 
 
 default_worker_container = container(

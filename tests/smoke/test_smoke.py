@@ -7,9 +7,17 @@ from typing import Any
 import psycopg
 import pytest
 
+from db.encryption import new_key
 from tests.e2e.process import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("containers")]
+
+
+@pytest.fixture
+def default_worker_env(default_worker_env: dict[str, str], database_urls: dict[str, str]) -> dict[str, str]:
+    broker = default_worker_env["CELERY_BROKER_URL"]
+    return {"DATABASE_URL": database_urls["there"], "OPS_BROKER_URL": broker, "ENCRYPTION_KEY": new_key(),
+            "OPS_USER": "admin"}  # fmt: skip
 
 
 def ops(worker: Any, *argv: str) -> str:
@@ -18,7 +26,7 @@ def ops(worker: Any, *argv: str) -> str:
     return str(output.decode())
 
 
-def test_a_deployment_runs_in_the_image_and_one_that_was_waited_when_it_was_killed_runs_later(
+def test_a_deployment_runs_in_the_image_and_one_that_waited_when_it_was_killed_runs_later(
     celery_setup: Any, database_urls: dict[str, str]
 ) -> None:
     worker = celery_setup.worker
