@@ -18,7 +18,7 @@ from tests.compose.load import PLACES
 from tests.e2e.process import until
 
 ROOT = Path(__file__).parents[2]
-SERVICES = ("postgres", "valkey", "deployments", "checks", "control", "beat", "flower")
+SERVICES = ("postgres", "valkey", "deployments", "checks", "control", "beat", "flower", "serve")
 COPIED = ("db", "migrations", "tasks", "worker")
 FILES = ("Dockerfile", ".dockerignore", "docker-compose.yml", "pyproject.toml", "README.md", "LICENSE",
          "requirements.txt", "requirements-embedded.txt")  # fmt: skip
@@ -45,18 +45,21 @@ class Stack:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.name = f"opstest{os.getpid()}"
+        self.settings: dict[str, str] = {}
         self.done: list[str] = []
         self.healthy_after: dict[str, float] = {}
         self.at_rest: dict[str, str] = {}
-        with socket.socket() as door:
-            door.bind(("127.0.0.1", 0))
-            self.port = door.getsockname()[1]
+        with socket.socket() as flower, socket.socket() as serve:
+            flower.bind(("127.0.0.1", 0))
+            serve.bind(("127.0.0.1", 0))
+            self.port, self.serve_port = flower.getsockname()[1], serve.getsockname()[1]
 
     @property
     def environment(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "DOCKER_HOST") if name in os.environ}
-        return kept | {
+        return kept | self.settings | {
             "COMPOSE_PROJECT_NAME": self.name, "OPS_IMAGE_TAG": self.name, "OPS_FLOWER_PORT": str(self.port),
+            "OPS_SERVE_PORT": str(self.serve_port),
             "LANG": "C.UTF-8",
         }  # fmt: skip
 

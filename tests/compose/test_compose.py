@@ -35,9 +35,10 @@ def load(stack: Stack) -> Iterator[subprocess.Popen[bytes]]:
         process.wait(60)
 
 
-def ask(port: int, path: str, password: str | None = None) -> int:
+def ask(port: int, path: str, password: str | None = None, **headers: str) -> int:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    headers = {"Authorization": "Basic " + b64encode(password.encode()).decode()} if password else {}
+    if password is not None:
+        headers["Authorization"] = "Basic " + b64encode(password.encode()).decode()
     try:
         connection.request("GET", path, headers=headers)
         return connection.getresponse().status
@@ -71,14 +72,14 @@ def test_every_container_runs_with_no_more_than_it_needs(stack: Stack) -> None:
         assert re.search(r"^NoNewPrivs:\s+1$", status, re.MULTILINE), service
 
 
-def test_only_flower_is_published_on_loopback_and_shows_nothing_without_its_password(stack: Stack) -> None:
+def test_only_flower_and_serve_are_published_on_loopback_and_ask_who_it_is(stack: Stack) -> None:
     published = {
         (service_of(each), binding["HostIp"], binding["HostPort"])
         for each in stack.containers()
         for bindings in each["NetworkSettings"]["Ports"].values()
         for binding in bindings or ()
     }
-    assert published == {("flower", "127.0.0.1", str(stack.port))}
+    assert published == {("flower", "127.0.0.1", str(stack.port)), ("serve", "127.0.0.1", str(stack.serve_port))}
     password = (stack.folder / "secrets" / "flower_basic_auth").read_text().strip()
     for path in ("/", "/tasks", "/metrics", "/healthcheck", "/api/workers", "/static/css/flower.css", "/nothing"):
         expected = 401 if not path.startswith(("/static", "/nothing")) else ask(stack.port, path)
@@ -86,6 +87,10 @@ def test_only_flower_is_published_on_loopback_and_shows_nothing_without_its_pass
         assert ask(stack.port, path, "ops:wrong") == expected, path
     assert ask(stack.port, "/metrics", password) == 200
     assert ask(stack.port, "/tasks", password) == 200
+    token = (stack.folder / "secrets" / "metrics_token").read_text().strip()
+    assert ask(stack.serve_port, "/metrics") in (401, 403)
+    assert ask(stack.serve_port, "/metrics", Authorization=f"Bearer {token}") == 200
+    assert ask(stack.serve_port, "/healthz") == 200
 
 
 def test_postgres_and_valkey_have_no_way_out_and_workers_have(stack: Stack) -> None:
@@ -167,17 +172,26 @@ def test_a_rolling_restart_as_documented_disturbs_no_deployment(stack: Stack, lo
     check_evidence(stack)
 
 
-def test_data_outlives_down_and_up(stack: Stack) -> None:
+def test_data_outlives_down_and_up_which_goes_through_pgbouncer_this_time(stack: Stack) -> None:
     assert stack.refused_by_broker() == [], "what the platform does with the broker it may do"
     count = "SELECT (SELECT count(*) FROM deployments), (SELECT count(*) FROM users), (SELECT count(*) FROM jobs)"
-    before = stack.sql(count)
     stack.compose("down", "-t", "40")
     assert stack.containers(ended=True) == []
+    stack.settings = {
+        "COMPOSE_PROFILES": "pgbouncer", "OPS_COMPOSE_DATABASE": "database_url_pooled",
+        "OPS_DATABASE_POOLER": "transaction",
+    }  # fmt: skip
+    stack.compose("up", "-d", "postgres")
+    stack.wait(stack.count, "the database answers")
+    before = stack.sql(count)
     stack.up()
-    stack.done.append("down and up")
-    assert stack.sql(count) == before
+    stack.done.append("down and up, with PgBouncer")
+    assert stack.sql(count)[0][:2] == before[0][:2]
     assert "success" in stack.compose("exec", "-T", "control", "ops", "deploy", "load", "v9", "--to", "place-0")
-    assert stack.compose("exec", "-T", "control", "ops", "audit", "verify", check=False)
+    (pooler,) = stack.containers("pgbouncer")
+    address = pooler["NetworkSettings"]["Networks"][f"{stack.name}_backend"]["IPAddress"]
+    clients = stack.sql("SELECT DISTINCT host(client_addr) FROM pg_stat_activity WHERE usename = 'ops_app'")
+    assert clients == [[address]], "all of it goes through the pooler"
     REPORT.extend([*stack.done, "", *stack.table()])
 
 

@@ -19,6 +19,7 @@ FROM_ENV = {
     "encryption_key": "ENCRYPTION_KEY",
     "secret_key": "SECRET_KEY",
     "audit_seal_key": "OPS_AUDIT_SEAL_KEY",
+    "metrics_token": "OPS_METRICS_TOKEN",
     "flower_basic_auth": "FLOWER_BASIC_AUTH",
 }
 #: What the platform, Celery and Flower do with a broker, by running the tests of the compose stack and reading what was
@@ -41,7 +42,7 @@ def owner() -> tuple[int, int]:
     return (os.getuid(), os.getgid()) if os.getuid() else (IMAGE_UID, IMAGE_UID)
 
 
-def write(folder: Path, settings: Mapping[str, str | None]) -> list[Path]:
+def write(folder: Path, settings: Mapping[str, str]) -> list[Path]:
     """Write the files that are missing; those that are there stay as they are. Answers the new ones.
 
     Each is for the one user that reads it. Where only root could give the servers theirs, others may read those two,
@@ -56,7 +57,7 @@ def write(folder: Path, settings: Mapping[str, str | None]) -> list[Path]:
         raise Refused(f"{target} cannot be written: {error.strerror}") from None
 
 
-def _contents(target: Path, settings: Mapping[str, str | None]) -> dict[str, str]:
+def _contents(target: Path, settings: Mapping[str, str]) -> dict[str, str]:
     # Those that belong together are made together: of a set of which a part is there, the rest would not fit.
     database = {"postgres_password", "database_admin_url", "database_owner_url", "database_url", "database_url_pooled",
                 "pgbouncer_users"}  # fmt: skip
@@ -79,7 +80,7 @@ def _contents(target: Path, settings: Mapping[str, str | None]) -> dict[str, str
         "broker_url": f"redis://ops:{line}@valkey:6379/0",
         "valkey_acl": acl(line),
     }
-    return made | {name: value for name, variable in FROM_ENV.items() if (value := settings.get(variable))}
+    return made | {name: settings[variable] for name, variable in FROM_ENV.items()}
 
 
 def acl(password: str) -> str:

@@ -36,7 +36,12 @@ def write(folder: Path) -> list[Path]:
         raise SettingsError(f"{TEMPLATE} is not here; it lies in the repository")
     path = folder / ".env"
     made = [] if path.exists() else [_fill_in(template.read_text("utf-8"), path)]
-    made += composefiles.write(folder, dotenv_values(path, encoding="utf-8-sig", interpolate=False))
+    # One that was written by hand, or by an earlier release, may lack some.
+    fresh = {name: make() for name, make in FRESH.items()}
+    given = {
+        name: value for name, value in dotenv_values(path, encoding="utf-8-sig", interpolate=False).items() if value
+    }
+    made += composefiles.write(folder, fresh | given)
     if not made:
         raise AlreadyExists(
             f"{path} and {folder / composefiles.FOLDER} exist; nothing was written", hint="remove them to start anew"

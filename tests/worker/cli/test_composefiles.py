@@ -16,7 +16,8 @@ from tests.worker.cli.conftest import Ops
 from worker.cli import composefiles
 from worker.devstack import Stack
 
-SETTINGS = {"ENCRYPTION_KEY": "key", "SECRET_KEY": "s", "OPS_AUDIT_SEAL_KEY": "seal", "FLOWER_BASIC_AUTH": "ops:pw"}
+SETTINGS = {"ENCRYPTION_KEY": "key", "SECRET_KEY": "s", "OPS_AUDIT_SEAL_KEY": "seal", "FLOWER_BASIC_AUTH": "ops:pw",
+            "OPS_METRICS_TOKEN": "token"}  # fmt: skip
 
 
 def test_each_secret_is_its_readers_alone_in_a_folder_that_is_closed(tmp_path: Path) -> None:
