@@ -19,7 +19,8 @@ def bucket(seconds: float) -> int:
     """The bucket in which a duration counts."""
     if seconds <= SMALLEST_SECONDS:
         return 0
-    return min(math.ceil(PER_DOUBLING * math.log2(seconds / SMALLEST_SECONDS) - 1e-9), BUCKETS - 1)
+    # A little over the edge is on it: the database keeps durations with seven digits.
+    return min(max(math.ceil(PER_DOUBLING * math.log2(seconds / SMALLEST_SECONDS) - 1e-6), 0), BUCKETS - 1)
 
 
 def upper(index: int) -> float:

@@ -36,7 +36,7 @@ from db.fields import (
 )
 from db.releases import Artifact, Digest
 from db.rollouts import HostSteps, Rollout
-from db.states import AlertStatus, DeploymentStatus, Environment
+from db.states import AlertStatus, CheckKind, CheckState, DeploymentStatus, Environment
 
 __all__ = [
     "DRIVER_SETTINGS", "SERVICE_AND_KEY", "AbsolutePath", "AlertFilter", "ApplicationConfiguration", "ApplicationSpec",
@@ -188,6 +188,15 @@ class AlertFilter(Spec):
     """Which alerts a list has."""
 
     status: AlertStatus | None = None
+    application_id: Id | None = None
+    infrastructure_id: Id | None = None
+
+
+class CheckFilter(Spec):
+    """Which checks a list has."""
+
+    state: CheckState | None = None
+    kind: CheckKind | None = None
     application_id: Id | None = None
     infrastructure_id: Id | None = None
 

@@ -5,6 +5,7 @@ from db.repositories.alerts import AlertEventRepository, MonitoringAlertReposito
 from db.repositories.applications import ApplicationRepository
 from db.repositories.audit_logs import AuditLogRepository
 from db.repositories.base import NumberedPage, Page, Repository
+from db.repositories.check_history import CheckHistoryRepository, Uptime
 from db.repositories.checks import CheckRepository, Claimed
 from db.repositories.counters import CounterRepository
 from db.repositories.deployments import DeploymentLogRepository, DeploymentRepository
@@ -28,6 +29,7 @@ __all__ = [
     "ApplicationRepository",
     "AuditLogRepository",
     "ChannelRepository",
+    "CheckHistoryRepository",
     "CheckRepository",
     "Claimed",
     "CounterRepository",
@@ -55,6 +57,7 @@ __all__ = [
     "StatsRepository",
     "StoredRow",
     "TickRepository",
+    "Uptime",
     "UserRepository",
     "encrypted_tables",
 ]

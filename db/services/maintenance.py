@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from db.connection import apply_context
 from db.models import AuditLog, Deployment, DeploymentLog, Job
 from db.repositories import AuditLogRepository, LoginLimitRepository, ScheduleRunRepository
+from db.services import check_history
 from db.settings import get_settings
 
 #: Rows removed per run and table: a tick stays short; the next one goes on.
@@ -30,6 +31,7 @@ def tidy(session: Session) -> dict[str, Any] | None:
         "login_limits": _remove_limits(session),
         "schedule_runs": ScheduleRunRepository(session).remove_old(settings.job_retention_days, BATCH),
     }
+    done |= check_history.tidy(session)
     changed = {kind: count for kind, count in done.items() if count}
     return changed or None
 

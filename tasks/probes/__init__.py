@@ -17,7 +17,7 @@ from importlib import import_module
 
 from db.probes import ProbePlan, Seen
 from db.states import CheckKind, CheckStatus
-from tasks.probes.net import Down, Net, Unable
+from tasks.probes.net import Down, Net, Unable, waiting
 from tasks.probes.stall import Stall
 
 _MODULES = {kind: f"tasks.probes.{kind.value}" for kind in CheckKind}
@@ -49,6 +49,8 @@ async def _run(plans: Sequence[ProbePlan], net: Net) -> dict[int, Seen]:
 async def _look(plan: ProbePlan, net: Net, stall: Stall) -> Seen:
     stood_still = stall.seconds()
     start = time.monotonic()
+    waits: list[str] = []
+    waiting.set(waits)
     try:
         look = import_module(_MODULES[plan.kind]).look
         async with asyncio.timeout(plan.timeout_seconds):
@@ -58,6 +60,8 @@ async def _look(plan: ProbePlan, net: Net, stall: Stall) -> Seen:
         held_up = stall.seconds() - stood_still
         if held_up > STALLED_SHARE * plan.timeout_seconds:
             return Seen(CheckStatus.UNKNOWN, None, f"this worker stood still for {held_up:.1f} s")
+        if waits:
+            return Seen(CheckStatus.UNKNOWN, None, "names cannot be looked up here in time")
         return Seen(CheckStatus.DOWN, None, f"no answer within {plan.timeout_seconds:g} s")
     except Down as error:
         return Seen(CheckStatus.DOWN, error.latency_seconds, str(error), error.facts)

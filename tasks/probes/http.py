@@ -7,6 +7,7 @@ client: each goes through the same door, and takes no credentials, cookies or bo
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import socket
 import ssl
@@ -166,7 +167,8 @@ def _headers(plan: ProbePlan, config: HttpCheck) -> dict[str, str]:
     for name in config.secret_headers:
         headers[name] = plan.secrets[f"header {name}"]
     if config.basic is not None:
-        headers["Authorization"] = aiohttp.BasicAuth(config.basic.user, plan.secrets["basic"], "utf-8").encode()
+        pair = f"{config.basic.user}:{plan.secrets['basic']}".encode()
+        headers["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
     return headers
 
 

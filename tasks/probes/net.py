@@ -8,6 +8,7 @@ import ssl
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any, Self
@@ -17,6 +18,9 @@ from tasks.addresses import Network, refusal
 #: For how long an answer of the resolver is used, in seconds.
 DNS_SECONDS = 5.0
 _RESOLVERS = 32
+
+#: The names that the run of this context waits for.
+waiting: ContextVar[list[str]] = ContextVar("ops_probe_waiting")
 
 AddressInfo = tuple[Any, Any, int, str, tuple[Any, ...]]
 
@@ -43,6 +47,7 @@ class Net:
         self.allowed = tuple(allowed)
         self._closing: list[Any] = []
         self._kept: dict[str, Any] = {}
+        self._writers: list[asyncio.StreamWriter] = []
 
     async def __aenter__(self) -> Self:
         self._names: dict[tuple[str, int], tuple[float, asyncio.Future[list[AddressInfo]]]] = {}
@@ -50,8 +55,13 @@ class Net:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        for writer in self._writers:
+            # Without a farewell, for which a TLS server could make us wait.
+            writer.transport.abort()
+        self._writers.clear()
         for close in reversed(self._closing):
             await close()
+        await asyncio.sleep(0)  # in which the transports let go of their sockets
         self._closing.clear()
         self._kept.clear()
         # A resolver that hangs is not waited for: its answer is nobody's any more.
@@ -66,7 +76,14 @@ class Net:
 
     async def resolve(self, host: str, port: int) -> list[AddressInfo]:
         """The addresses of a host that may be connected to. Raises Unable where none may, gaierror."""
-        found = await self._look_up(host, port)
+        waits = waiting.get()
+        waits.append(host)
+        try:
+            found = await self._look_up(host, port)
+        except OSError:
+            waits.remove(host)
+            raise
+        waits.remove(host)  # not where the wait is cut off: that it waited is then what there is to say
         refused = {info[4][0]: refusal(str(info[4][0]), self.allowed) for info in found}
         may = [info for info in found if refused[info[4][0]] is None]
         if not may:
@@ -87,21 +104,30 @@ class Net:
     async def connect(
         self, host: str, port: int, tls: ssl.SSLContext | None = None, server_name: str | None = None
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A connection to the first address that answers. Raises Unable, OSError; the caller closes it."""
-        failure: OSError = OSError("the name has no address")
-        for info in await self.resolve(host, port):
+        """A connection to the first address that answers; closed at the end of the batch, if not before. Raises Unable,
+        OSError."""
+        sock = await self._first(await self.resolve(host, port))
+        name = (server_name or host) if tls else None
+        # From here on the socket is the transport's to close: closed under it, another one might get its number.
+        reader, writer = await asyncio.open_connection(sock=sock, ssl=tls, server_hostname=name, limit=64 * 1024)
+        self._writers.append(writer)
+        return reader, writer
+
+    async def _first(self, addresses: list[AddressInfo]) -> socket.socket:
+        failure = OSError("the name has no address")
+        for info in addresses:
             sock = self.socket_for(info)
             try:
                 sock.setblocking(False)
                 await asyncio.get_running_loop().sock_connect(sock, info[4])
-                name = (server_name or host) if tls else None
-                return await asyncio.open_connection(sock=sock, ssl=tls, server_hostname=name, limit=64 * 1024)
             except OSError as error:
                 sock.close()
                 failure = error
             except BaseException:
                 sock.close()
                 raise
+            else:
+                return sock
         raise failure
 
     async def _look_up(self, host: str, port: int) -> list[AddressInfo]:

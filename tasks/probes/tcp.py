@@ -31,4 +31,4 @@ async def look(plan: ProbePlan, net: Net) -> Seen:
         seconds = time.monotonic() - start
         return found_slow(seconds, config.degraded_seconds, {"connect_seconds": round(connected, 6)})
     finally:
-        writer.close()
+        writer.transport.abort()

@@ -13,8 +13,6 @@ from tasks.probes.net import Unable
 
 #: For how long a pattern may search, in seconds.
 SEARCH_SECONDS = 0.5
-#: Shorter texts are searched at once; a thread costs more than they do.
-_SHORT = 2048
 _UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+")
 
 
@@ -26,7 +24,7 @@ async def finds(pattern: str, text: str) -> bool:
         return regex.search(pattern, text, timeout=SEARCH_SECONDS, concurrent=True) is not None
 
     try:
-        return await asyncio.to_thread(search) if len(text) > _SHORT else search()
+        return await asyncio.to_thread(search)  # it may overrun its limit, and shall hold up nobody else
     except TimeoutError:
         raise Unable(f"the pattern searched for longer than {SEARCH_SECONDS:g} s; write a simpler one") from None
     except regex.error:

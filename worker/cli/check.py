@@ -71,6 +71,7 @@ def list_(
 ) -> None:
     """List checks, newest first. Example: ops check list --state down"""
     from db.repositories import CheckRepository
+    from worker.cli import check_past
 
     with acting.session(write=False) as (session, _):
         wanted = pair_of(label) if label else None
@@ -79,8 +80,9 @@ def list_(
     for item in items:
         item["last_run"] = ago(item["last_run_at"])
         item["for"] = ago(item["since_at"]).removesuffix(" ago")
+        item["latency"] = check_past.milliseconds(item["last_latency_seconds"])
         item["message"] = (item["last_message"] or "")[:80] or None
-    columns = ("id", "name", "kind", "state", "for", "last run", "last latency seconds", "message")
+    columns = ("id", "name", "kind", "state", "for", "last run", "latency", "message")
     out.page("checks", columns, items, str(page.next) if page.next else None)
 
 
@@ -119,6 +121,26 @@ def edit(
             raise InvalidInput("nothing to change is named", hint="ops check edit --help")
         shown = view(checks.edit(session, found=found, actor=user, **values))
     out.result(shown, f"check {name} is changed")
+
+
+@app.command()
+def history(
+    name: Name,
+    results: Annotated[int, typer.Option(min=1, max=1000, help="How many of the newest results.")] = 60,
+) -> None:
+    """Show what a check has seen: newest results, uptime, latency, incidents. Example: ops check history site"""
+    from db.repositories import CheckRepository
+    from db.services import check_history
+    from worker.cli import check_past
+
+    with acting.session(write=False) as (session, _):
+        found = CheckRepository(session).require_by_name(name)
+        told = check_history.summary(session, found, results=results)
+        shown = {"name": found.name, "state": found.standing.state, "since_at": found.standing.since_at} | told
+    if out.json:
+        out.record(shown)
+    else:
+        check_past.tell(shown)
 
 
 @app.command("run-now")
