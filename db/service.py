@@ -11,6 +11,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from db import cursors
+from db.check_service import CheckService
 from db.connection import audit_context
 from db.errors import NotFound
 from db.models import (
@@ -21,13 +22,11 @@ from db.models import (
     DeploymentLog,
     Infrastructure,
     MonitoringAlert,
-    MonitoringCheck,
     User,
 )
 from db.repositories import (
     ApplicationRepository,
     AuditLogRepository,
-    CheckRepository,
     DeploymentLogRepository,
     DeploymentRepository,
     InfrastructureRepository,
@@ -38,8 +37,6 @@ from db.repositories import (
 from db.services import (
     alerts,
     applications,
-    check_history,
-    checks,
     deployments,
     infrastructure,
     logins,
@@ -48,8 +45,8 @@ from db.services import (
     secrets,
     users,
 )
-from db.specs import AlertFilter, AuditSearch, CheckFilter, DeploymentFilter, PageSpec, check
-from db.states import AlertStatus, CheckKind, CheckState, DeploymentStatus, JobState, Role
+from db.specs import AlertFilter, AuditSearch, DeploymentFilter, PageSpec, check
+from db.states import AlertStatus, DeploymentStatus, JobState, Role
 
 M = TypeVar("M")
 
@@ -62,7 +59,7 @@ class Listing(Generic[M]):
     next: str | None
 
 
-class DatabaseService:
+class DatabaseService(CheckService):
     """What an application does, in one session's transaction; every change is audited.
 
     Without an actor it acts as ``system``, which is trusted; with one, the actor's rights are checked and the actor
@@ -298,64 +295,6 @@ class DatabaseService:
     def resolve_alert(self, alert_id: int) -> MonitoringAlert:
         """Close it by hand; it is raised anew when it fails again. Raises NotFound, Conflict."""
         return alerts.resolve(self.session, alert_id=alert_id, actor=self.actor)
-
-    # Checks. One opens its owner's secrets; nobody but the owner and admins may change it.
-
-    def add_check(self, /, name: str, kind: CheckKind | str, owner_id: int, **fields: Any) -> MonitoringCheck:
-        """Add a check, due at once; fields of :class:`db.probes.CheckSpec`, ``application_id`` and
-        ``infrastructure_id``. Raises AlreadyExists, NotFound."""
-        return checks.add(self.session, owner_id=owner_id, actor=self.actor, name=name, kind=kind, **fields)
-
-    def edit_check(self, /, check_id: int, *, version_id: int | None = None, **fields: Any) -> MonitoringCheck:
-        """Change some fields. Raises NotFound, AlreadyExists, Conflict."""
-        rows = CheckRepository(self.session)
-        found = rows.require(check_id)
-        rows.expect(found, version_id)
-        return checks.edit(self.session, found=found, actor=self.actor, **fields)
-
-    def pause_check(self, check_id: int) -> MonitoringCheck:
-        """Run it no more. Raises NotFound, Conflict."""
-        return checks.pause(self.session, found=CheckRepository(self.session).require(check_id), actor=self.actor)
-
-    def resume_check(self, check_id: int) -> MonitoringCheck:
-        """Run it again, from nothing known. Raises NotFound, Conflict."""
-        return checks.resume(self.session, found=CheckRepository(self.session).require(check_id), actor=self.actor)
-
-    def remove_check(self, check_id: int) -> None:
-        """Remove it with its history. Raises NotFound, Conflict."""
-        checks.remove(self.session, found=CheckRepository(self.session).require(check_id), actor=self.actor)
-
-    def get_check(self, check_id: int) -> MonitoringCheck:
-        """With its ``standing``. Raises NotFound."""
-        return CheckRepository(self._reading()).anew(CheckRepository(self.session).require(check_id).id)
-
-    def list_checks(
-        self,
-        *,
-        state: CheckState | str | None = None,
-        kind: CheckKind | str | None = None,
-        application_id: int | None = None,
-        infrastructure_id: int | None = None,
-        limit: int = 50,
-        cursor: str | None = None,
-    ) -> Listing[MonitoringCheck]:
-        """Each with its ``standing``."""
-        asked = check(CheckFilter, {
-            "state": state, "kind": kind, "application_id": application_id, "infrastructure_id": infrastructure_id,
-        })  # fmt: skip
-        return self._list("checks", CheckRepository(self._reading()).search, limit, cursor, **dict(asked))
-
-    def read_check_history(self, check_id: int, *, results: int = 60) -> dict[str, Any]:
-        """Newest results, uptime, latency and incidents, as in :func:`db.services.check_history.summary`. Raises
-        NotFound."""
-        asked = check(PageSpec, {"limit": results})
-        found = CheckRepository(self._reading()).require(check_id)
-        return check_history.summary(self.session, found, results=asked.limit)
-
-    def ping_heartbeat(self, name: str, signal: str = "ok") -> None:
-        """Report for a heartbeat: ``ok``, ``fail`` or ``start``. Raises NotFound."""
-        found = CheckRepository(self.session).require_by_name(name)
-        checks.ping(self.session, found=found, signal=signal, actor=self.actor)
 
     # The audit trail.
 

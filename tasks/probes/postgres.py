@@ -49,7 +49,6 @@ async def _first_value(connection: psycopg.AsyncConnection, config: PostgresChec
         # A settings change in the query itself could lift neither: it is one statement in a read-only transaction.
         await cursor.execute(config.query.encode(), prepare=True)
         row = await cursor.fetchone() if cursor.description else None
-    await connection.rollback()
     return None if not row or row[0] is None else str(row[0])[:500]
 
 
