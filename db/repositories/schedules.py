@@ -93,7 +93,8 @@ class ScheduleRepository(Repository[Schedule]):
         """Compare and set the next time; False: somebody else has moved it."""
         apply_context(self.session)
         statement = update(Schedule).where(Schedule.id == schedule_id, Schedule.next_run_at == came_from)
-        return self._changed(statement.values(**values)) == 1
+        # That it fired is no edit.
+        return self._changed(statement.values(updated_at=Schedule.updated_at, **values)) == 1
 
     def pause(self, schedule_id: int, because: str) -> bool:
         """Compare and set; False: it is paused already. Whoever edits the row learns that it has changed."""

@@ -74,6 +74,7 @@ def end_jobs(sql, state: str = "succeeded") -> None:
 
 def test_what_is_due_is_enqueued_once_and_has_a_next_time(session, make, fire, history, anna):
     made = make()
+    edited = made.updated_at
     assert fire(NOW + HOUR - timedelta(seconds=1)) == []
     assert fire(NOW + HOUR) == [("enqueued", None)]
     assert fire(NOW + HOUR + timedelta(seconds=5)) == []
@@ -87,6 +88,7 @@ def test_what_is_due_is_enqueued_once_and_has_a_next_time(session, make, fire, h
         "client": job.context["client"],
     }
     assert (made.next_run_at, made.last_fired_at) == (NOW + 2 * HOUR, NOW + HOUR)
+    assert made.updated_at == edited, "that it fires is no edit"
 
 
 def test_a_deployment_is_its_users_and_the_trail_says_that_nobody_asked(session, make, fire, shop, here, anna, sql):
