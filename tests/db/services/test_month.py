@@ -101,6 +101,7 @@ def advance(clock: Clock) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_each_time_is_fired_once_by_three_beats_as_another_library_says(database, session, anna, sql):
     random = Random(7)
     made = expressions(random)
