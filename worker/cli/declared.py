@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
+from pathlib import Path as File
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,7 +15,7 @@ from worker.cli.output import out, plain
 if TYPE_CHECKING:
     from db.errors import OpsError
     from db.services.declared.document import Applied, Change, Wrong
-    from worker.documents import Document
+    from worker.documents import Document, Path
 
 
 def register(root: typer.Typer) -> None:
@@ -81,7 +81,7 @@ def _bytes(file: str) -> tuple[bytes, str]:
     try:
         if file == "-":
             return sys.stdin.buffer.read(MOST_BYTES + 1), "-"
-        with Path(file).open("rb") as opened:
+        with File(file).open("rb") as opened:
             return opened.read(MOST_BYTES + 1), file
     except (OSError, ValueError) as error:
         raise InvalidInput(f"{file[:200]}: {getattr(error, 'strerror', None) or error}") from None
@@ -92,21 +92,27 @@ def _told(given: Document, error: Wrong) -> OpsError:
     from db.errors import InvalidInput
 
     # In the order of the lines: mistakes about the whole of a thing come before those within it.
-    first, *more = sorted((given.line(path), f"{given.place(path)}: {said}") for path, said in error.problems)
+    exact = [_exact(given, path, said) for path, said in error.problems]
+    first, *more = sorted((given.line(path), f"{given.place(path)}: {said}") for path, said in exact)
     for _, line in more:
         out.note(line)
     return InvalidInput(first[1] + (f" (and {len(more)} more)" if more else ""), hint="ops apply --schema")
 
 
-def _located(given: Document, path: tuple[str | int, ...], error: OpsError) -> OpsError:
+def _located(given: Document, path: Path, error: OpsError) -> OpsError:
     """The same error, with where its cause stands."""
-    place, colon, said = str(error).partition(": ")
-    inner = (*path, *place.split("."))
-    exact = bool(colon) and inner in given.lines
+    exact, said = _exact(given, path, str(error))
     named = path[:2] in given.lines
-    where = given.place(inner if exact else path) if named else f"{given.source}: {'.'.join(map(str, path))}"
-    error.args = (f"{where}: {said if exact else error}",)
+    where = given.place(exact) if named else f"{given.source}: {'.'.join(map(str, path))}"
+    error.args = (f"{where}: {said}",)
     return error
+
+
+def _exact(given: Document, path: Path, said: str) -> tuple[Path, str]:
+    """Where a message begins with the name of a part that the document has, it is of that part."""
+    place, colon, rest = said.partition(": ")
+    inner = (*path, *place.split("."))
+    return (inner, rest) if colon and inner in given.lines else (path, said)
 
 
 def _show(done: Applied, *, dry_run: bool) -> None:

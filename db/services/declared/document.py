@@ -175,7 +175,7 @@ def _mistakes(kind: Kind, things: dict[str, Any]) -> Iterator[tuple[Path, str]]:
 def _compare(kind: Kind, wanted: dict[str, dict[str, Any]], there: dict[str, Found], prune: bool) -> Iterator[_Step]:
     for name, values in wanted.items():
         found = there.get(name.lower())
-        old = {} if found is None else _flat(found.values | {"name": found.name})
+        old = {} if found is None else _flat(kind.beside(found.values, values) | {"name": found.name})
         new = _flat(values | {"name": name})
         places = [*old, *(place for place in new if place not in old)]
         fields = {place: (old.get(place), new.get(place)) for place in places if old.get(place) != new.get(place)}

@@ -82,6 +82,10 @@ class Kind(ABC):
         except InvalidInput:
             return {field: value for field, value in values.items() if value is not None}
 
+    def beside(self, found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - for those who do
+        """What there is, as far as the document says anything of it."""
+        return found
+
     def whole(self, values: dict[str, Any]) -> dict[str, Any]:
         """All fields but the name: what a document leaves out is as by default."""
         fields = {name: field for name, field in self.spec.model_fields.items() if name != "name"}

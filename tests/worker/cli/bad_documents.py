@@ -31,7 +31,7 @@ BAD: list[tuple[str, int, str]] = [
     (APP + "surprise: 1", 4, "not permitted"),
     (APP + "<<: {a: 1}", 4, "not permitted"),
     ("applications:\n  web:\n    command: x", 3, "list"),
-    ("applications:\n  web:\n    command: []", 3, "at least 1"),
+    ("applications:\n  web:\n    command: []", 3, "needed"),
     ("applications:\n  web:\n    command: [1]", 3, "valid string"),
     ("applications:\n  web:\n    command:\n      - x\n      - {a: 1}", 5, "valid string"),
     ('applications:\n  web:\n    command: ["a\\0"]', 3, "NUL"),

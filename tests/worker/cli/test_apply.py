@@ -126,6 +126,27 @@ def test_what_is_left_out_is_as_by_default_and_what_is_not_named_stays(ready: Op
     assert ready("schedule", "show", "nightly").code == 0
 
 
+def test_hosts_are_all_that_are_named_and_stay_where_nothing_is_said_of_them(ready: Ops, apply, sql) -> None:
+    def hosts() -> list[tuple]:
+        return sql("SELECT name, address, port FROM hosts ORDER BY position")
+
+    local = "infrastructure:\n  local:\n    hosts:\n      two: {address: 10.0.0.2}\n"
+    assert apply(f"{local}      one: {{address: 10.0.0.1, port: 2222}}\n").code == 0
+    assert hosts() == [("two", "10.0.0.2", 22), ("one", "10.0.0.1", 2222)]
+    assert apply(ready("export").stdout).stdout == "no changes\n"
+    assert apply("infrastructure: {local: {}}").stdout == "no changes\n"
+    before = sql("SELECT count(*) FROM audit_logs")
+    refused = apply(f"{local}      one: {{address: -oProxyCommand=x}}\n")
+    assert (refused.code, "ops.yaml:5: infrastructure.local.hosts.one.address" in refused.error) == (2, True), refused
+    assert sql("SELECT count(*) FROM audit_logs") == before
+    done = apply(local.replace("0.2", "0.9") + "      three: {address: host.example.org}\n", "--json")
+    assert done.json["changes"][0]["fields"]["hosts.two.address"] == ["10.0.0.2", "10.0.0.9"]
+    assert hosts() == [("two", "10.0.0.9", 22), ("three", "host.example.org", 22)]
+    assert apply("infrastructure: {local: {hosts: {}}}").code == 0
+    assert hosts() == []
+    assert apply("infrastructure: {local: {hosts: {}}}").stdout == "no changes\n"
+
+
 def test_pruning_removes_what_is_not_named_of_the_kinds_that_are(ready: Ops, apply) -> None:
     apply(DOCUMENT)
     ready("app", "add", "old", "--", "true")
@@ -196,7 +217,7 @@ def test_the_schema_is_the_one_in_the_documentation_and_holds_what_is_exported(r
     made = json.loads(printed.stdout)
     assert made["properties"].keys() == {"applications", "infrastructure", "schedules"}
     assert "name" not in made["$defs"]["ApplicationSpec"]["properties"]
-    assert made["$defs"]["ApplicationSpec"]["required"] == ["command"]
+    assert made["$defs"]["ScheduledTask"]["required"] == ["name", "queue"]
 
 
 def test_several_mistakes_are_told_at_once_the_first_one_last(apply, facts) -> None:
