@@ -93,6 +93,8 @@ class Driver:
         self.candidate = self._start(image)
         self._wait_until_healthy(self.candidate)
         self._fence()
+        # Not before: one that is started again and again cannot be seen to die.
+        self.candidate.update(restart_policy={"Name": self._settings["restart"]})
         before = [each for each in self._ours() if self._serves(each)]
         self._switch(self.candidate, before)
         for each in before:
@@ -142,7 +144,7 @@ class Driver:
         made: Container = self.engine.containers.create(
             image, self.plan["command"] or None, name=name, environment=self.plan["environment"], detach=True,
             labels={f"{LABEL}{key}": value for key, value in labels.items()}, network=self._network("candidates"),
-            restart_policy={"Name": self._settings["restart"]}, volumes=self._settings["volumes"],
+            volumes=self._settings["volumes"],
         )  # fmt: skip
         self.candidate = made  # known before it is started, so that a TERM now removes it
         made.start()
@@ -189,7 +191,7 @@ class Driver:
     @staticmethod
     def _see_that_it_runs(candidate: Container, start: float) -> None:
         state = candidate.attrs["State"]
-        if not state["Running"] or state.get("Restarting") or candidate.attrs.get("RestartCount"):
+        if not state["Running"] or state.get("Restarting"):
             after = time.monotonic() - start
             raise Refused(f"the container exited with {state['ExitCode']} within {after:.1f} s of its start")
 

@@ -27,6 +27,7 @@ Promote = Annotated[str | None, typer.Option(help="Command that switches over on
 Abort = Annotated[str | None, typer.Option(help="Command that cleans up after a failure (words, no shell).")]
 Shell = Annotated[bool | None, typer.Option("--shell/--no-shell", help="Give the one-word command to /bin/sh.")]
 Timeout = Annotated[int | None, typer.Option(help="Seconds after which a deployment is stopped.")]
+Artifact = Annotated[str | None, typer.Option(help="Content of {version}: a path, https://..., image:NAME, git:URL.")]
 Attempts = Annotated[int | None, typer.Option("--health-attempts", help="How often health is asked for.")]
 Interval = Annotated[float | None, typer.Option("--health-interval", help="Seconds between two of them.")]
 
@@ -36,17 +37,17 @@ def add(
     name: Name, command: Words = None, directory: Directory = None, health_url: HealthUrl = None,
     description: Description = None, env: Env = None, secret: Secret = None, promote: Promote = None,
     abort: Abort = None, shell: Shell = None, timeout: Timeout = None, health_attempts: Attempts = None,
-    health_interval: Interval = None,
+    health_interval: Interval = None, artifact: Artifact = None,
 ) -> None:  # fmt: skip
     """Register an application. A command such as ./deploy.sh runs in this folder, unless --dir names another."""
     from db.errors import InvalidInput
     from db.services import applications
 
-    if not command:
+    if not command and not artifact:
         raise InvalidInput("the command is missing; it comes last, after --", hint=f"ops app add {name} -- ./deploy.sh")
     values = _fields(command, directory or _folder_of(command), health_url, description)
     values["configuration"] = _configuration(
-        {}, env, secret, promote, abort, shell, timeout, health_attempts, health_interval
+        {}, env, secret, promote, abort, shell, timeout, health_attempts, health_interval, artifact
     )
     with acting.session(action="ops app add") as (session, user):
         made = applications.register(session, actor=user, name=name, **values)
@@ -89,14 +90,14 @@ def edit(
     name: Name, command: Words = None, directory: Directory = None, health_url: HealthUrl = None,
     description: Description = None, env: Env = None, secret: Secret = None, promote: Promote = None,
     abort: Abort = None, shell: Shell = None, timeout: Timeout = None, health_attempts: Attempts = None,
-    health_interval: Interval = None,
+    health_interval: Interval = None, artifact: Artifact = None,
 ) -> None:  # fmt: skip
     """Change what is named; an empty value removes it (--env NAME= sets an empty one)."""
     from db.errors import InvalidInput
     from db.repositories import ApplicationRepository
     from db.services import applications
 
-    named = (env, secret, promote, abort, shell, timeout, health_attempts, health_interval)
+    named = (env, secret, promote, abort, shell, timeout, health_attempts, health_interval, artifact)
     if not command and all(value is None for value in (directory, health_url, description, *named)):
         raise InvalidInput("nothing to change is named", hint="ops app edit --help")
     with acting.session(action="ops app edit") as (session, user):
@@ -152,7 +153,7 @@ def _folder_of(command: list[str] | None) -> str | None:
 
 def _configuration(
     current: dict[str, Any], env: list[str] | None, secret: list[str] | None, promote: str | None, abort: str | None,
-    shell: bool | None, timeout: int | None, attempts: int | None, interval: float | None,
+    shell: bool | None, timeout: int | None, attempts: int | None, interval: float | None, artifact: str | None,
 ) -> dict[str, Any]:  # fmt: skip
     made = dict(current)
     for field, pairs in (("environment", env), ("secrets", secret)):
@@ -164,6 +165,8 @@ def _configuration(
     health = {"attempts": attempts, "interval_seconds": interval}
     if given := {name: value for name, value in health.items() if value is not None}:
         made["health"] = made.get("health", {}) | given
+    if artifact is not None:
+        made["artifact"] = artifact or None
     if shell is not None:
         made["shell"] = shell
     if timeout is not None:

@@ -20,7 +20,10 @@ Wait = Annotated[float | None, typer.Option("--timeout", min=0, help="Seconds to
 
 def register(root: typer.Typer) -> None:
     """Add `ops deploy` to the tree."""
+    from worker.cli import release
+
     root.command(epilog="Example: ops deploy web v1.2.3 --to production")(deploy)
+    root.command(epilog="Example: ops rollback web --to production")(release.rollback)
 
 
 def deploy(
@@ -29,23 +32,35 @@ def deploy(
     to: Annotated[str, typer.Option("--to", metavar="INFRA", help="The infrastructure's name.")],
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not watch it.")] = False,
     priority: Annotated[int, typer.Option(min=0, max=9, help="0 goes first, 9 last.")] = 5,
+    digest: Annotated[
+        str | None, typer.Option(help="What the version's content must be: sha256:..., or git: and a commit.")
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Only print what would change; writes nothing.")] = False,
     timeout: Wait = None,
 ) -> None:
     """Deploy a version of an application, and watch it."""
     from db.repositories import ApplicationRepository, InfrastructureRepository
     from db.services import deployments
 
+    if plan:
+        from worker.cli import release
+
+        release.plan(application, version, to, digest)
+        return
+    from worker.cli.release import commit_now
+
+    digest = digest or commit_now(application, version)
     bell = ready_to_ring()
     with acting.session(action="ops deploy") as (session, user):
         app_found = ApplicationRepository(session).require_by_name(application)
         place = InfrastructureRepository(session).require_by_name(to)
         made = deployments.create(
             session, user_id=user.id, application_id=app_found.id, infrastructure_id=place.id, version=version,
-            priority=priority, actor=user,
+            priority=priority, digest=digest, actor=user,
         )  # fmt: skip
         number, job = made.id, str(made.job_id)
     asked = {"id": number, "job_id": job, "application": application, "version": version, "infrastructure": to}
-    _say_asked(asked, rung=bool(session.info.get("ops_rung")) if bell else None, detach=detach)
+    say_asked(asked, rung=bool(session.info.get("ops_rung")) if bell else None, detach=detach)
     if not detach:
         raise typer.Exit(_watch(number, timeout))
 
@@ -95,12 +110,16 @@ def show(number: Number) -> None:
 def logs(
     number: Number,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the deployment has ended.")] = False,
+    since_id: Annotated[
+        int, typer.Option("--since-id", min=0, max=2**63 - 1, help="After this piece: `cursor` in what --json prints.")
+    ] = 0,
+    timestamps: Annotated[bool, typer.Option("--timestamps", help="Begin each line with its time, in UTC.")] = False,
 ) -> None:
     """Print what a deployment printed; secrets are masked. Example: ops deployment logs -f 42"""
     from worker.cli.ids import deployment_id
     from worker.cli.watching import print_logs
 
-    print_logs(deployment_id(number), follow=follow)
+    print_logs(deployment_id(number), follow=follow, since_id=since_id, timestamps=timestamps)
 
 
 @app.command()
@@ -126,7 +145,7 @@ def retry(
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not watch it.")] = False,
     timeout: Wait = None,
 ) -> None:
-    """Try an ended deployment again, with the application as it is now. Example: ops deployment retry 42"""
+    """Try an ended deployment again, with what it was asked for. Example: ops deployment retry 42"""
     from db.services import deployments
     from worker.cli.ids import deployment_id
 
@@ -135,7 +154,7 @@ def retry(
     with acting.session(action="ops deployment retry") as (session, user):
         again = deployments.retry(session, deployment_id=key, actor=user)
         asked = {"id": key, "job_id": str(again.job_id)}
-    _say_asked(asked, rung=bool(session.info.get("ops_rung")) if bell else None, detach=detach)
+    say_asked(asked, rung=bool(session.info.get("ops_rung")) if bell else None, detach=detach)
     if not detach:
         raise typer.Exit(_watch(key, timeout))
 
@@ -151,6 +170,9 @@ def view(deployment: Deployment) -> dict[str, Any]:
         "version": deployment.version,
         "infrastructure": deployment.infrastructure.name,
         "status": deployment.status,
+        "digest": deployment.digest,
+        "release_digest": deployment.release_digest,
+        "replaces": deployment.rollback_deployment_id,
         "error_message": deployment.error_message,
         "user": deployment.user.username,
         "job_id": deployment.job_id,
@@ -188,7 +210,7 @@ def ready_to_ring() -> bool:
     return _celery is not None
 
 
-def _say_asked(asked: dict[str, Any], *, rung: bool | None, detach: bool) -> None:
+def say_asked(asked: dict[str, Any], *, rung: bool | None, detach: bool) -> None:
     if out.json:
         if detach:
             out.record(asked | {"doorbell": rung})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,18 +21,22 @@ Provider = Annotated[str | None, typer.Option(help="Who provides it; `local` by 
 Region = Annotated[str | None, typer.Option(help="Where it is.")]
 Env = Annotated[str | None, typer.Option("--environment", help="dev, staging or production.")]
 Driver = Annotated[str | None, typer.Option(help="How deployments get there; `command` runs here.")]
+Given = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="NAME=VALUE of the driver's settings, as text or JSON."),
+]
 Setting = Annotated[list[str] | None, typer.Option("--env", help="NAME=VALUE for every command run there.")]
 
 
 @app.command(epilog="Example: ops infra add local --environment dev")
 def add(
     name: Name, provider: Provider = None, region: Region = None, environment: Env = None, driver: Driver = None,
-    env: Setting = None,
+    env: Setting = None, given: Given = None,
 ) -> None:  # fmt: skip
     """Register an infrastructure; it is yours, and deployments there open your secrets."""
     from db.services import infrastructure
 
-    values = _fields(provider, region, environment, driver, env, {})
+    values = _fields(provider, region, environment, driver, env, given, {})
     with acting.session(action="ops infra add") as (session, user):
         made = infrastructure.register(session, owner_id=user.id, actor=user, name=name, **values)
         shown = view(made)
@@ -68,18 +73,18 @@ def show(name: Name) -> None:
 @app.command(epilog="Example: ops infra edit local --environment staging")
 def edit(
     name: Name, provider: Provider = None, region: Region = None, environment: Env = None, driver: Driver = None,
-    env: Setting = None,
+    env: Setting = None, given: Given = None,
 ) -> None:  # fmt: skip
     """Change what is named."""
     from db.errors import InvalidInput
     from db.repositories import InfrastructureRepository
     from db.services import infrastructure
 
-    if all(value is None for value in (provider, region, environment, driver, env)):
+    if all(value is None for value in (provider, region, environment, driver, env, given)):
         raise InvalidInput("nothing to change is named", hint="ops infra edit --help")
     with acting.session(action="ops infra edit") as (session, user):
         found = InfrastructureRepository(session).require_by_name(name)
-        values = _fields(provider, region, environment, driver, env, found.settings)
+        values = _fields(provider, region, environment, driver, env, given, found.settings)
         shown = view(infrastructure.edit(session, infrastructure=found, actor=user, **values))
     out.result(shown, f"infrastructure {name} is changed")
 
@@ -114,11 +119,21 @@ def view(infrastructure: Infrastructure) -> dict[str, Any]:
 
 def _fields(
     provider: str | None, region: str | None, environment: str | None, driver: str | None, env: list[str] | None,
-    settings: dict[str, Any],
+    given: list[str] | None, settings: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    given = {"provider": provider, "region": region, "environment": environment, "driver": driver}
-    values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    named = {"provider": provider, "region": region, "environment": environment, "driver": driver}
+    values: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
     if env:
         variables = settings.get("environment", {}) | dict(pair_of(each) for each in env)
-        values["settings"] = settings | {"environment": variables}
+        settings = values["settings"] = settings | {"environment": variables}
+    if given:
+        values["settings"] = settings | {name: _value(text) for name, text in map(pair_of, given)}
     return values
+
+
+def _value(text: str) -> Any:
+    """JSON where it is a number, list, object or one of its words; else the text as it is."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

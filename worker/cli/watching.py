@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from dataclasses import dataclass, field
+from datetime import UTC
 from typing import Any
 
 import typer
@@ -75,19 +76,34 @@ def watch(key: int, timeout: float | None = None) -> int:
                 return TIMED_OUT
 
 
-def print_logs(key: int, *, follow: bool) -> None:
-    """Everything printed so far, or until the end."""
-    cursor = 0
-    while True:
-        seen = look(key, cursor)
-        for chunk in seen.chunks:
-            cursor = chunk.id
-            show_chunk(key, chunk)
-        if seen.chunks:
-            continue
-        if not follow or seen.status.is_final:
-            return
-        time.sleep(POLL_SECONDS)
+def print_logs(key: int, *, follow: bool, since_id: int = 0, timestamps: bool = False) -> None:
+    """Everything printed after a piece (0: from the start), so far or until the end. A database that goes away
+    meanwhile is waited for: nothing is shown twice, and nothing is left out."""
+    cursor, away = since_id, False
+    try:
+        while True:
+            try:
+                seen = look(key, cursor)
+            except DatabaseUnavailable:
+                if not follow:
+                    raise
+                if not away:
+                    out.note("the database does not answer; this goes on when it is back")
+                away = True
+                time.sleep(POLL_SECONDS)
+                continue
+            away = False
+            for chunk in seen.chunks:
+                cursor = chunk.id
+                show_chunk(key, chunk, timestamps=timestamps)
+            if seen.chunks:
+                continue
+            if not follow or seen.status.is_final:
+                return
+            time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        out.note(f"go on from here: ops deployment logs -f {key} --since-id {cursor}")
+        raise
 
 
 class Follower:
@@ -156,16 +172,21 @@ def next_steps(key: int, status: DeploymentStatus) -> list[str]:
             deployment.application_id, deployment.infrastructure_id, DeploymentStatus.SUCCESS
         )
         if good is not None and good.version != deployment.version:
-            names = f"{deployment.application.name} {good.version} --to {deployment.infrastructure.name}"
-            lines.append(f"      ops deploy {names}   (the way back)")
+            names = f"{deployment.application.name} --to {deployment.infrastructure.name}"
+            lines.append(f"      ops rollback {names}   (back to {good.version})")
     return lines
 
 
-def show_chunk(key: int, chunk: DeploymentLog) -> None:
-    """A piece of output: to stdout as it was printed; with `--json` one object a piece."""
+def show_chunk(key: int, chunk: DeploymentLog, *, timestamps: bool = False) -> None:
+    """A piece of output: to stdout as it was printed; with `--json` one object a piece. With timestamps each line
+    begins with when its piece was written, in UTC."""
     if out.json:
         record: dict[str, Any] = {"event": "log", "id": key, "cursor": chunk.id, "at": chunk.at}
         out.record(record | {"attempt": chunk.attempt, "stream": chunk.stream, "text": chunk.content})
+    elif timestamps:
+        at = chunk.at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        mark = {"platform": "# ", "stderr": "! "}.get(chunk.stream, "")
+        out.raw("".join(f"{at} {mark}{line}\n" for line in chunk.content.splitlines()))
     elif chunk.stream == "platform":
         for line in chunk.content.splitlines():
             out.note(f"# {safe(line)}")
