@@ -23,7 +23,7 @@ def register(root: typer.Typer) -> None:
     from worker.cli import release
 
     root.command(epilog="Example: ops deploy web v1.2.3 --to production")(deploy)
-    root.command(epilog="Example: ops rollback web --to production")(release.rollback)
+    release.register(root)
 
 
 def deploy(

@@ -12,6 +12,11 @@ from worker.cli.output import out
 Priority = Annotated[int, typer.Option(min=0, max=9, help="0 goes first, 9 last.")]
 
 
+def register(root: typer.Typer) -> None:
+    """Add `ops rollback` to the tree."""
+    root.command(epilog="Example: ops rollback web --to production")(rollback)
+
+
 def rollback(
     application: Annotated[str, typer.Argument(metavar="APP", help="The application's name.")],
     to: Annotated[str, typer.Option("--to", metavar="INFRA", help="The infrastructure's name.")],
