@@ -116,6 +116,9 @@ class Settings(BaseSettings):
     audit_seal_file: Path | None = Field(None, validation_alias=_env("OPS_AUDIT_SEAL_FILE"))
 
     metrics_token: SecretStr | None = Field(None, validation_alias=_env("OPS_METRICS_TOKEN"))
+    status_title: Annotated[str, StringConstraints(min_length=1, max_length=100)] = Field(
+        "Status", validation_alias=_env("OPS_STATUS_TITLE")
+    )
     log_format: Literal["text", "json"] = Field("text", validation_alias=_env("OPS_LOG_FORMAT"))
     flower_basic_auth: SecretStr | None = Field(None, validation_alias=_env("FLOWER_BASIC_AUTH"))
     user: str | None = Field(None, validation_alias=_env("OPS_USER"))

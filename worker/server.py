@@ -22,6 +22,8 @@ from worker.serve import health, metrics
 from worker.serve.access import is_loopback, may_read_metrics
 from worker.serve.connections import Watch
 from worker.serve.doors import Busy, Remembered, Threads
+from worker.serve.front import Front
+from worker.serve.pings import Pings
 
 log = structlog.get_logger()
 
@@ -56,14 +58,22 @@ class Serve:
         self.watch = Watch()
         self.threads = Threads(at_once=4, waiting=60)
         self.health = Remembered(self.threads, health.look, REMEMBER_SECONDS)
+        # Threads of their own: a slow scrape holds up no heartbeat.
+        self.ping_threads = Threads(at_once=4, waiting=400)
+        self.pings = Pings(self.ping_threads)
+        self.front = Front(self.threads)
         self._metrics: dict[str, Remembered[tuple[bytes, str]]] = {}
 
     def app(self) -> web.Application:
         made = web.Application(middlewares=[self.watch.middleware, self.answer], client_max_size=BODY_BYTES)
         made.on_response_prepare.append(_harden)
+        made.router.add_get("/", self.front)
         made.router.add_get("/metrics", self.metrics)
         made.router.add_get("/healthz", self.healthz)
         made.router.add_get("/readyz", self.readyz)
+        for path in ("/ping/{token}", "/ping/{token}/{signal:fail|start}"):
+            made.router.add_get(path, self.pings, allow_head=False)
+            made.router.add_post(path, self.pings)
         return made
 
     @web.middleware
@@ -149,6 +159,7 @@ async def _run(host: str, port: int, ready: Callable[[str], None]) -> None:
                 await watching
         await runner.cleanup()
         serve.threads.close()
+        serve.ping_threads.close()
 
 
 async def _open(runner: web.AppRunner, host: str, port: int) -> None:

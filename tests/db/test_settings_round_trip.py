@@ -37,6 +37,7 @@ LEGAL: dict[str, st.SearchStrategy[str]] = {
     "OPS_DATABASE_POOL_TIMEOUT": st.floats(0.001, 600).map(str),
     "OPS_PBKDF2_ITERATIONS": st.integers(100_000, 100_000_000).map(str),
     "OPS_SHUTDOWN_SECONDS": st.integers(1, 3600).map(str),
+    "OPS_STATUS_TITLE": st.from_regex(r"[A-Za-z][A-Za-z0-9 ]{0,40}[A-Za-z]", fullmatch=True),
     "OPS_LOG_FORMAT": st.sampled_from(["text", "json"]),
     "OPS_REMOTE_CONTROL": st.sampled_from(["read", "full"]),
     "OPS_DEPLOYMENT_LOG_BYTES": st.integers(10_000, 1_000_000_000).map(str),

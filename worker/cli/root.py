@@ -28,6 +28,7 @@ from worker.cli import (
     secret,
     serve,
     silence,
+    statuspage,
     user,
 )
 
@@ -66,6 +67,7 @@ declared.register(app)
 doctor.register(app)
 draining.register(app)
 serve.register(app)
+statuspage.register(app)
 for noun, commands in (
     ("app", application.app),
     ("infra", infrastructure.app),
