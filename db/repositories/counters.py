@@ -19,7 +19,7 @@ OTHER = "other"
 # that could (as for seals). So each is counted once, by whoever holds the position's row.
 _COUNT = """
 WITH fresh AS MATERIALIZED (
-  SELECT e.xid, e.id, e.action, e.details FROM {schema}.audit_logs e
+  SELECT e.xid, e.id, e.action, e.resource_id, e.changes, e.details FROM {schema}.audit_logs e
   WHERE (e.xid, e.id) > (CAST(:xid AS xid8), :entry) AND e.xid < pg_snapshot_xmin(pg_current_snapshot())
   ORDER BY e.xid, e.id LIMIT :limit
 ), jobs AS (
@@ -37,6 +37,11 @@ WITH fresh AS MATERIALIZED (
   UNION ALL
   SELECT 'jobs_finished', j.task, substr(j.action, 5), NULL, 1
   FROM jobs j WHERE j.action IN ('job.succeeded', 'job.failed', 'job.lost', 'job.cancelled', 'job.expired')
+  UNION ALL
+  SELECT 'notification_dwell', '', n.state, greatest(0, extract(epoch FROM n.finished_at - n.created_at)), 1
+  FROM fresh f JOIN {schema}.notifications n
+    ON n.id = CASE WHEN f.resource_id ~ '^[0-9]{{1,18}}$' THEN f.resource_id::bigint END
+  WHERE f.action = 'notification.updated' AND f.changes->'finished_at' IS NOT NULL AND n.finished_at IS NOT NULL
   UNION ALL
   SELECT 'logins_throttled', '', '', NULL, CAST({refused} AS bigint)
   FROM fresh f WHERE f.action = 'user.login_throttled' AND f.details ? 'refused'

@@ -10,10 +10,19 @@ from typing import Any
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from db.models import AuditLog, Job, LedgerState, MonitoringAlert, Process, Tick
+from db.models import (
+    AuditLog,
+    CheckStanding,
+    Job,
+    LedgerState,
+    MonitoringAlert,
+    Notification,
+    Process,
+    Tick,
+)
 from db.repositories.audit_seals import AuditSealRepository
 from db.repositories.stats import ALIVE
-from db.states import AlertStatus, JobState
+from db.states import AlertStatus, JobState, NotificationState
 
 #: A snapshot takes milliseconds; whoever is in its way is not waited for.
 STATEMENT_SECONDS = 10
@@ -72,6 +81,33 @@ class MetricsRepository:
             .group_by(Job.queue)
         )
         return self.session.execute(query).all()
+
+    def checks(self) -> Sequence[Any]:
+        """How many checks stand in each state; of those ``due`` (and not under way), ``late`` by a minute and
+        ``blind`` (their last run could see nothing); the age of the oldest due one."""
+        waits = CheckStanding.scheduled_at.is_(None) & (CheckStanding.next_run_at <= func.now())
+        query = select(
+            CheckStanding.state,
+            func.count().label("count"),
+            func.count().filter(waits).label("due"),
+            func.count()
+            .filter(waits & (CheckStanding.next_run_at < func.now() - text("interval '1 min'")))
+            .label("late"),
+            func.count().filter(CheckStanding.blinds > 0).label("blind"),
+            func.coalesce(
+                func.extract("epoch", func.now() - func.min(CheckStanding.next_run_at).filter(waits)), 0
+            ).label("oldest_due"),
+        ).group_by(CheckStanding.state)
+        return self.session.execute(query).all()
+
+    def notifications(self) -> Sequence[Any]:
+        """What is still to be told, by state, and the age of the oldest."""
+        query = select(
+            Notification.state,
+            func.count().label("count"),
+            func.extract("epoch", func.now() - func.min(Notification.created_at)).label("oldest"),
+        ).where(Notification.state.in_((NotificationState.WAITING, NotificationState.QUEUED)))
+        return self.session.execute(query.group_by(Notification.state)).all()
 
     def alerts(self) -> Sequence[Any]:
         """How many are open, by status and severity."""

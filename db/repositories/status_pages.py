@@ -47,7 +47,9 @@ class StatusPageRepository:
         )
         query = (
             select(
-                MonitoringCheck.id, MonitoringCheck.name, MonitoringCheck.labels, MonitoringCheck.failure_threshold,
+                MonitoringCheck.id, MonitoringCheck.name,
+                MonitoringCheck.kind, MonitoringCheck.severity, MonitoringCheck.labels,
+                MonitoringCheck.failure_threshold,
                 CheckStanding.state, CheckStanding.since_at, CheckStanding.blinds, CheckStanding.next_run_at,
                 CheckStanding.last_run_at, first.label("first_at"),
             )
@@ -61,6 +63,17 @@ class StatusPageRepository:
     def days(self, since: datetime, until: datetime) -> Sequence[Any]:
         """``check_id``, ``day`` (its beginning, UTC), ``state``, ``seconds``: of each day the time that was not up."""
         return self.session.execute(_DAYS, {"since": since, "until": until}).all()
+
+    def troubles(self, check_ids: Sequence[int], since: datetime) -> Sequence[Any]:
+        """``check_id``, ``state``, ``started_at``, ``ended_at`` of what was not up and had not ended by then."""
+        query = select(
+            CheckInterval.check_id, CheckInterval.state, CheckInterval.started_at, CheckInterval.ended_at
+        ).where(
+            CheckInterval.check_id.in_(check_ids),
+            CheckInterval.state != CheckState.UP,
+            func.coalesce(CheckInterval.ended_at, literal_column("'infinity'::timestamptz")) > since,
+        )
+        return self.session.execute(query).all()
 
     def incidents(self, since: datetime, limit: int) -> Sequence[Any]:
         """The times in which public checks were down, newest first."""

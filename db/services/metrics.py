@@ -37,6 +37,8 @@ class Snapshot:
     at: datetime
     queued: Sequence[Any]
     running: Sequence[Any]
+    checks: Sequence[Any]
+    notifications: Sequence[Any]
     alerts: Sequence[Any]
     processes: Sequence[Any]
     ticks: Sequence[Tick]
@@ -58,6 +60,8 @@ def snapshot(session: Session, keys: SealKeys) -> Snapshot:
         at=now,
         queued=rows.queued(),
         running=rows.running(),
+        checks=rows.checks(),
+        notifications=rows.notifications(),
         alerts=rows.alerts(),
         processes=rows.processes(),
         ticks=rows.ticks(),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from tests.bench import audited, encrypted, jobs, repositories, trail
+from tests.bench import audited, encrypted, jobs, metrics, repositories, trail
 from tests.bench.report import Report
 from tests.bench.servers import platform
 from tests.e2e.platform import Platform
@@ -23,6 +23,7 @@ PARTS: dict[str, Callable[[Platform, Report], None]] = {
     "peers": lambda bench, report: audited.beside_others(bench, report),
     "sealed": trail.sealed,
     "search": trail.search,
+    "metrics": metrics.scraping,
     "jobs": jobs.against_celery,
 }
 

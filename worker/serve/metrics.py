@@ -17,6 +17,7 @@ from db.repositories.counters import BOUNDS
 from db.seals import seal_keys
 from db.services import metrics
 from db.services.metrics import Snapshot
+from db.states import CheckState
 from tasks.supervisor import now
 from worker.config import QUEUES
 from worker.schedule import TICKS
@@ -49,6 +50,7 @@ class Collector:
         yield from self._jobs()
         yield from self._counted()
         yield from self._processes()
+        yield from self._checks()
         yield from self._alerts()
         yield from self._trail()
         yield from self._database()
@@ -83,11 +85,15 @@ class Collector:
             samples = [((row.label, row.word)[: len(labels)], row.count) for row in found.get(counter, ())]
             yield count(name, help_, samples, *labels)
         yield histogram(
-            "ops_job_wait_seconds", "From when a job was due to its start.", found.get("job_wait", ()), "task"
+            "ops_job_wait_seconds", "From when a job was due to its start.", by_label(found.get("job_wait", ())), "task"
         )
         yield histogram(
             "ops_job_duration_seconds", "How long an attempt at a job took, by how it ended.",
-            found.get("job_duration", ()), "task", "end",
+            by_label(found.get("job_duration", ())), "task", "end",
+        )  # fmt: skip
+        yield histogram(
+            "ops_notification_dwell_seconds", "From when something was to be told to when it was taken, or refused.",
+            ((row.word, "", row) for row in found.get("notification_dwell", ())), "state",
         )  # fmt: skip
         failed = sum(row.count for row in found.get("audit_entries", ()) if row.label == "user.login_failed")
         yield count("ops_logins_failed", "Logins that failed.", [((), failed)])
@@ -114,6 +120,21 @@ class Collector:
         intervals = [((name,), seconds) for name, (_, seconds) in TICKS.items()]
         yield gauge("ops_tick_interval_seconds", "How often a periodic job is due.", intervals, "tick")
 
+    def _checks(self) -> Iterator[Metric]:
+        rows = {row.state.value: row for row in self.snapshot.checks}
+        states = [((state.value,), rows[state.value].count if state.value in rows else 0) for state in CheckState]
+        yield gauge("ops_checks", "Checks, by the state they stand in.", states, "state")
+        for name, field, help_ in (
+            ("ops_checks_due", "due", "Checks whose time has come and that nobody runs yet."),
+            ("ops_checks_late", "late", "Those of them that have waited for more than a minute."),
+            ("ops_checks_blind", "blind", "Checks whose last run could see nothing: our error, not the target's."),
+        ):
+            yield gauge(name, help_, [((), sum(getattr(row, field) for row in rows.values()))])
+        oldest = max((float(row.oldest_due) for row in rows.values()), default=0.0)
+        yield gauge(
+            "ops_checks_oldest_due_age_seconds", "For how long the oldest due check has waited.", [((), oldest)]
+        )
+
     def _alerts(self) -> Iterator[Metric]:
         there = {(row.status.value, row.severity.value): row.count for row in self.snapshot.alerts}
         samples = [
@@ -122,6 +143,11 @@ class Collector:
             for severity in ("low", "medium", "high", "critical")
         ]
         yield gauge("ops_alerts", "Open alerts.", samples, "status", "severity")
+        untold = {row.state.value: row for row in self.snapshot.notifications}
+        open_ = [((state,), untold[state].count if state in untold else 0) for state in ("waiting", "queued")]
+        yield gauge("ops_notifications", "What is still to be told.", open_, "state")
+        oldest = max((float(row.oldest) for row in untold.values()), default=0.0)
+        yield gauge("ops_notifications_oldest_age_seconds", "For how long the oldest has waited.", [((), oldest)])
 
     def _trail(self) -> Iterator[Metric]:
         trail = self.snapshot.trail
@@ -179,11 +205,15 @@ def count(name: str, help_: str, samples: Samples, *labels: str) -> Metric:
     return made
 
 
-def histogram(name: str, help_: str, rows: Iterable[Counter], *labels: str) -> Metric:
-    """Rows of one counter in the order of label and word."""
+def by_label(rows: Iterable[Counter]) -> Iterator[tuple[str, str, Counter]]:
+    return ((row.label, row.word, row) for row in rows)
+
+
+def histogram(name: str, help_: str, rows: Iterable[tuple[str, str, Counter]], *labels: str) -> Metric:
+    """Rows of one counter in the order of their labels' values, each after those."""
     made = HistogramMetricFamily(name, help_, labels=labels)
-    for series, hit in groupby(rows, lambda row: (row.label, row.word)):
-        buckets = list(hit)
+    for series, hit in groupby(rows, lambda row: row[:2]):
+        buckets = [row for _, _, row in hit]
         # An upper bound of a release before is kept as it was.
         bounds = sorted({*BOUNDS, *(row.upto for row in buckets), float("inf")})
         upto = [sum(row.count for row in buckets if row.upto <= bound) for bound in bounds]

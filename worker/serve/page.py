@@ -10,7 +10,16 @@ from datetime import UTC, datetime, timedelta
 from html import escape
 from pathlib import Path
 
-from db.services.status_pages import INCIDENT_DAYS, PLOT_HOURS, Check, Group, Incident, Standing, StatusPage
+from db.services.status_pages import (
+    INCIDENT_DAYS,
+    PLOT_HOURS,
+    Check,
+    Group,
+    Incident,
+    Maintenance,
+    Standing,
+    StatusPage,
+)
 from worker.serve import plots
 
 CSS = (Path(__file__).parent / "page.css").read_text("utf-8").strip()
@@ -19,12 +28,15 @@ _HASH = base64.b64encode(hashlib.sha256(CSS.encode()).digest()).decode()
 POLICY = f"default-src 'none'; style-src 'sha256-{_HASH}'; base-uri 'none'; form-action 'none'"
 WORDS = {
     Standing.UP: "Up", Standing.DEGRADED: "Degraded", Standing.DOWN: "Down", Standing.UNKNOWN: "Not known",
-    Standing.PAUSED: "Paused",
+    Standing.MAINTENANCE: "Maintenance", Standing.PAUSED: "Paused",
 }  # fmt: skip
 _RANK = {
     word: rank
-    for rank, word in enumerate((Standing.DOWN, Standing.DEGRADED, Standing.UNKNOWN, Standing.UP, Standing.PAUSED))
+    for rank, word in enumerate(
+        (Standing.DOWN, Standing.DEGRADED, Standing.UNKNOWN, Standing.MAINTENANCE, Standing.UP, Standing.PAUSED)
+    )
 }
+_NAMES = 8
 #: With more checks than this, groups without trouble are folded.
 FOLD_ABOVE = 30
 
@@ -48,8 +60,8 @@ def _document(title: str, body: str, foot: str) -> str:
         '<meta name="referrer" content="no-referrer">'
         f"<title>{escape(title)}</title><style>{CSS}</style></head><body>"
         f"<header><h1>{escape(title)}</h1></header><main>{body}</main>"
-        f'<footer class="soft"><p>{foot} Days are UTC. Time that was paused or not known counts neither as up nor as'
-        " down.</p></footer></body></html>\n"
+        f'<footer class="soft"><p>{foot} Days are UTC. Time that was paused, in maintenance or not'
+        " known counts neither as up nor as down.</p></footer></body></html>\n"
     )
 
 
@@ -66,18 +78,22 @@ def _body(page: StatusPage) -> Iterator[str]:
     keys = (("up", "up"), ("degraded", "some trouble"), ("down", "down for more than 5 %"), ("none", "not known"))
     yield '<p class="key soft">' + "".join(f"<span>{plots.key(name)}{text}</span>" for name, text in keys) + "</p>"
     yield "</section>"
+    yield from _maintenance(page.maintenance, page.at)
     yield from _incidents(page.incidents, page.at)
 
 
 def _overall(checks: Sequence[Check]) -> tuple[str, str]:
     """The worst of all, and everything that is not well."""
     counts = Counter(check.standing for check in checks)
-    total = len(checks) - counts[Standing.PAUSED]
+    total = len(checks) - counts[Standing.PAUSED] - counts[Standing.MAINTENANCE]
+    if not total and counts[Standing.MAINTENANCE]:
+        return "none", "Maintenance is under way"
     if not total:
         return "none", "Nothing is being watched" if not checks else "Everything is paused"
     ill = [each for each in (Standing.DOWN, Standing.DEGRADED, Standing.UNKNOWN) if counts[each]]
     if not ill:
-        return "up", "All systems are up"
+        rest = f", {counts[Standing.MAINTENANCE]} in maintenance" if counts[Standing.MAINTENANCE] else ""
+        return "up", f"All {'others' if rest else 'systems'} are up{rest}"
     if counts[Standing.UNKNOWN] == total:
         return "none", "The state is not known"
     first, *others = (f"{counts[each]} {WORDS[each].lower()}" for each in ill)
@@ -119,6 +135,22 @@ def _check(check: Check, level: int) -> str:
         f'<span class="state {check.standing.value}">{WORDS[check.standing]}</span></div>{plots.days(check)}'
         f'<div class="foot soft"><span>{len(check.days)} days</span><span>{share}</span></div>{drawn}</li>'
     )
+
+
+def _maintenance(works: Sequence[Maintenance], now: datetime) -> Iterator[str]:
+    if not works:
+        return
+    yield '<section aria-labelledby="maintenance"><h2 id="maintenance">Maintenance</h2><div class="group"><ol>'
+    for each in works:
+        named = ", ".join(each.names[:_NAMES])
+        if len(each.names) > _NAMES:
+            named += f" and {len(each.names) - _NAMES} more"
+        word = "Under way" if each.starts_at <= now else "Planned"
+        yield (
+            f'<li class="incident"><strong>{escape(named)}</strong> <span class="soft">{word}:'
+            f" {_time(each.starts_at)} to {_time(each.ends_at)}</span></li>"
+        )
+    yield "</ol></div></section>"
 
 
 def _incidents(incidents: Sequence[Incident], now: datetime) -> Iterator[str]:

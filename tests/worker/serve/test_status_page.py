@@ -86,6 +86,27 @@ def test_uptime_is_the_time_that_counts(database: Database) -> None:
             assert 0 <= day.up + day.degraded + day.down <= 86_400.01
 
 
+def test_what_is_worked_on_is_said_to_be_and_counts_for_nothing(database: Database, sql) -> None:
+    """Two windows that overlap count once; what was down before and after them counts; the title is not public."""
+    write(database, [Past("Website", since=10, lost=[("down", 5, 24)]), Past("Mail", "down", since=10), Past("API")])
+    for check, begin, end in (("Website", -120, -108), ("Website", -110, -102), ("Mail", -1, 2), ("Mail", 24, 26)):
+        sql(
+            """INSERT INTO maintenance_windows (title, matchers, starts_at, ends_at) VALUES ('at secret-host.internal',
+            jsonb_build_object('check', %s::text),
+            now() + make_interval(hours => %s), now() + make_interval(hours => %s))""",
+            check, begin, end,
+        )  # fmt: skip
+    found = checks()
+    # Ten days less 18 hours of work; down for 24 hours of which 18 do not count.
+    assert found["Website"].uptime == pytest.approx(1 - 6 / (240 - 18), abs=1e-4)
+    assert found["Mail"].standing is Standing.MAINTENANCE
+    html = page.render(gather(), "Status")
+    assert "All others are up, 1 in maintenance" in html
+    assert html.count("Under way:") == 1
+    assert html.count("Planned:") == 1
+    assert SECRET not in html
+
+
 @pytest.mark.parametrize(
     ("pasts", "said"),
     [
