@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from db.fields import Line, SecretName, Spec, Url, Value, Variable
+from db.rollouts import SshSettings
 
 #: A field of a JSON document: names, and numbers of list items, with dots between them.
 JsonField = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,7}$")]
@@ -107,6 +108,7 @@ class DockerSettings(Spec):
 DRIVER_SETTINGS: dict[str, type[BaseModel]] = {
     "command": CommandSettings,
     "docker": DockerSettings,
+    "ssh": SshSettings,
     "webhook": WebhookSettings,
 }
 

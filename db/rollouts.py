@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from ipaddress import ip_address
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
@@ -33,8 +34,17 @@ def _public_keys(value: str) -> str:
     return "\n".join(kept)
 
 
+def _name_or_ip(value: str) -> str:
+    if ":" in value:
+        try:
+            ip_address(value)
+        except ValueError:
+            raise ValueError("a colon is in IPv6 addresses alone; the port is named by itself") from None
+    return value
+
+
 PublicKeys = Annotated[str, Field(max_length=MAX_KEY_LENGTH), AfterValidator(no_nul), AfterValidator(_public_keys)]
-Address = Annotated[str, StringConstraints(pattern=ADDRESS)]
+Address = Annotated[str, StringConstraints(pattern=ADDRESS), AfterValidator(_name_or_ip)]
 
 
 class HostSpec(Spec):

@@ -12,12 +12,13 @@ from db.errors import Conflict, InvalidInput
 from db.frozen import Frozen
 from db.ledger import clean
 from db.models import Deployment, DeploymentHost, Infrastructure
+from db.releases import Kind, reference
 from db.repositories import DeploymentHostRepository, HostRepository
 from db.specs import ApplicationConfiguration
 from db.states import HOST_TRANSITIONS, HostStatus
 
 #: Drivers that put an application on the hosts of an infrastructure.
-HOST_DRIVERS: frozenset[str] = frozenset()
+HOST_DRIVERS = frozenset({"ssh"})
 _MAX_MESSAGE = 2000
 
 
@@ -28,6 +29,10 @@ def refuse_unfit(configuration: ApplicationConfiguration, infrastructure: Infras
             f"promote and abort belong to the command driver, and {infrastructure.name} uses {infrastructure.driver}: "
             "there a rollout switches and rolls back"
         )
+    if infrastructure.driver in HOST_DRIVERS and configuration.artifact is not None:
+        kind = reference(configuration.artifact, "1").kind
+        if kind is not Kind.PATH:
+            raise InvalidInput(f"the {infrastructure.driver} driver brings a folder or tar of the worker's, no {kind}")
 
 
 def hosts_of(

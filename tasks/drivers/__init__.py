@@ -29,7 +29,8 @@ import sys
 PROGRAMS: dict[str, list[str]] = {
     "command": [sys.executable, "-P", "-m", "tasks.drivers.command"],
     "docker": [sys.executable, "-P", "-m", "tasks.drivers.docker"],
+    "ssh": [sys.executable, "-P", "-m", "tasks.drivers.ssh"],
     "webhook": [sys.executable, "-P", "-m", "tasks.drivers.webhook"],
 }
 #: Between TERM and KILL: what a driver needs to leave hosts as it says they are.
-GRACE_SECONDS = {"command": 5.0, "docker": 20.0, "webhook": 5.0}
+GRACE_SECONDS = {"command": 5.0, "docker": 20.0, "ssh": 20.0, "webhook": 5.0}

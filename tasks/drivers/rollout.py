@@ -38,13 +38,20 @@ class TargetError(Exception):
     """A host said no, or could not be asked; the message is a line for a person and holds no secret.
 
     ``permanent``: trying again changes nothing. ``unreachable``: there is no connection. ``unknown``: the connection
-    was cut in the middle, and nobody can tell whether it took effect.
+    was cut in the middle, and nobody can tell whether it took effect. ``release``: what runs there all the same.
     """
 
     def __init__(
-        self, message: str, *, permanent: bool = False, unreachable: bool = False, unknown: bool = False
+        self,
+        message: str,
+        *,
+        permanent: bool = False,
+        unreachable: bool = False,
+        unknown: bool = False,
+        release: str | None = None,
     ) -> None:
         super().__init__(message)
+        self.release = release
         self.permanent = permanent
         self.unreachable = unreachable
         self.unknown = unknown
@@ -305,7 +312,8 @@ class Rollout:
             release = await host.target.bring_back()
         except TargetError as error:
             status = HostStatus.UNKNOWN if error.unknown or host.switched is None else HostStatus.FAILED
-            self._tell(host, status, f"{why}it could not be brought back: {error}")
+            now = {"release": error.release} if error.release is not None else {}
+            self._tell(host, status, f"{why}it could not be brought back: {error}", **now)
             return
         host.switched = None
         self._tell(host, HostStatus.ROLLED_BACK, f"{why}back to {release or 'nothing'}", release=release)

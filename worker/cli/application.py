@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +30,10 @@ Shell = Annotated[bool | None, typer.Option("--shell/--no-shell", help="Give the
 Timeout = Annotated[int | None, typer.Option(help="Seconds after which a deployment is stopped.")]
 Artifact = Annotated[str | None, typer.Option(help="Content of {version}: a path, https://..., image:NAME, git:URL.")]
 Attempts = Annotated[int | None, typer.Option("--health-attempts", help="How often health is asked for.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="NAME=VALUE: rollout or steps (VALUE may be JSON); may be repeated."),
+]
 Interval = Annotated[float | None, typer.Option("--health-interval", help="Seconds between two of them.")]
 
 
@@ -37,7 +42,7 @@ def add(
     name: Name, command: Words = None, directory: Directory = None, health_url: HealthUrl = None,
     description: Description = None, env: Env = None, secret: Secret = None, promote: Promote = None,
     abort: Abort = None, shell: Shell = None, timeout: Timeout = None, health_attempts: Attempts = None,
-    health_interval: Interval = None, artifact: Artifact = None,
+    health_interval: Interval = None, artifact: Artifact = None, setting: Set = None,
 ) -> None:  # fmt: skip
     """Register an application. A command such as ./deploy.sh runs in this folder, unless --dir names another."""
     from db.errors import InvalidInput
@@ -47,7 +52,7 @@ def add(
         raise InvalidInput("the command is missing; it comes last, after --", hint=f"ops app add {name} -- ./deploy.sh")
     values = _fields(command, directory or _folder_of(command), health_url, description)
     values["configuration"] = _configuration(
-        {}, env, secret, promote, abort, shell, timeout, health_attempts, health_interval, artifact
+        {}, env, secret, promote, abort, shell, timeout, health_attempts, health_interval, artifact, setting
     )
     with acting.session(action="ops app add") as (session, user):
         made = applications.register(session, actor=user, name=name, **values)
@@ -90,14 +95,14 @@ def edit(
     name: Name, command: Words = None, directory: Directory = None, health_url: HealthUrl = None,
     description: Description = None, env: Env = None, secret: Secret = None, promote: Promote = None,
     abort: Abort = None, shell: Shell = None, timeout: Timeout = None, health_attempts: Attempts = None,
-    health_interval: Interval = None, artifact: Artifact = None,
+    health_interval: Interval = None, artifact: Artifact = None, setting: Set = None,
 ) -> None:  # fmt: skip
     """Change what is named; an empty value removes it (--env NAME= sets an empty one)."""
     from db.errors import InvalidInput
     from db.repositories import ApplicationRepository
     from db.services import applications
 
-    named = (env, secret, promote, abort, shell, timeout, health_attempts, health_interval, artifact)
+    named = (env, secret, promote, abort, shell, timeout, health_attempts, health_interval, artifact, setting)
     if not command and all(value is None for value in (directory, health_url, description, *named)):
         raise InvalidInput("nothing to change is named", hint="ops app edit --help")
     with acting.session(action="ops app edit") as (session, user):
@@ -154,6 +159,7 @@ def _folder_of(command: list[str] | None) -> str | None:
 def _configuration(
     current: dict[str, Any], env: list[str] | None, secret: list[str] | None, promote: str | None, abort: str | None,
     shell: bool | None, timeout: int | None, attempts: int | None, interval: float | None, artifact: str | None,
+    settings: list[str] | None,
 ) -> dict[str, Any]:  # fmt: skip
     made = dict(current)
     for field, pairs in (("environment", env), ("secrets", secret)):
@@ -171,7 +177,17 @@ def _configuration(
         made["shell"] = shell
     if timeout is not None:
         made["timeout_seconds"] = timeout
-    return made
+    return made | dict(setting_of(each) for each in settings or [])
+
+
+def setting_of(text: str) -> tuple[str, Any]:
+    """``NAME=VALUE``, where a value that reads as JSON other than text is that. Raises InvalidInput."""
+    name, value = pair_of(text)
+    try:
+        read = json.loads(value)
+    except ValueError:
+        return name, value
+    return name, value if isinstance(read, str) else read
 
 
 def pair_of(text: str) -> tuple[str, str]:

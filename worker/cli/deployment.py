@@ -10,7 +10,7 @@ from worker.cli import acting
 from worker.cli.output import duration, out
 
 if TYPE_CHECKING:
-    from db.models import Deployment
+    from db.models import Deployment, DeploymentHost
 
 app = typer.Typer(help="Deployments: what was put where, and what became of it.")
 
@@ -91,18 +91,23 @@ def list_(
 @app.command()
 def show(number: Number) -> None:
     """Show one deployment. Example: ops deployment show 42"""
-    from db.services import waiting
+    from db.services import rollouts, waiting
     from worker.cli.ids import deployment_id
 
     with acting.session(write=False) as (session, _):
         found = _require(session, deployment_id(number))
         shown = view(found) | {
             "message": remark(found), "waits": waiting.why(session, found.job) if found.job else None,
+            "hosts": [host_view(each) for each in rollouts.list_(session, deployment_id=found.id)],
         }  # fmt: skip
     if out.json:
         out.record(shown)
     else:
+        hosts = shown.pop("hosts")
         out.table(None, ("field", "value"), shown.items())
+        if hosts:
+            columns = ("host", "batch", "status", "release", "previous release", "message")
+            out.table(None, columns, ([each[name.replace(" ", "_")] for name in columns] for each in hosts))
         out.line(f"the whole story: ops show {found.id}", style="dim")
 
 
@@ -142,6 +147,9 @@ def cancel(
 @app.command()
 def retry(
     number: Number,
+    failed_hosts: Annotated[
+        bool, typer.Option("--failed-hosts", help="Only on those of its hosts that are not healthy.")
+    ] = False,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not watch it.")] = False,
     timeout: Wait = None,
 ) -> None:
@@ -152,7 +160,7 @@ def retry(
     bell = ready_to_ring()
     key = deployment_id(number)
     with acting.session(action="ops deployment retry") as (session, user):
-        again = deployments.retry(session, deployment_id=key, actor=user)
+        again = deployments.retry(session, deployment_id=key, failed_hosts=failed_hosts, actor=user)
         asked = {"id": key, "job_id": str(again.job_id)}
     say_asked(asked, rung=bool(session.info.get("ops_rung")) if bell else None, detach=detach)
     if not detach:
@@ -181,6 +189,15 @@ def view(deployment: Deployment) -> dict[str, Any]:
         "finished_at": deployment.finished_at,
         "took": took,
     }
+
+
+def host_view(host: DeploymentHost) -> dict[str, Any]:
+    """What a deployment did to one host."""
+    return {
+        "host": host.name, "batch": host.batch, "status": host.status, "release": host.release,
+        "previous_release": host.previous_release, "message": host.message, "started_at": host.started_at,
+        "finished_at": host.finished_at,
+    }  # fmt: skip
 
 
 def remark(deployment: Deployment) -> str | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from worker.cli import acting
+from worker.cli import acting, host
 from worker.cli.application import pair_of
 from worker.cli.output import out
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from db.models import Infrastructure
 
 app = typer.Typer(help="Infrastructure: where things are deployed to.")
+app.add_typer(host.app, name="host", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="The infrastructure's name.")]
 Provider = Annotated[str | None, typer.Option(help="Who provides it; `local` by default.")]

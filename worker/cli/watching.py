@@ -15,7 +15,7 @@ from db.connection import get_db_session
 from db.errors import DatabaseUnavailable, NotFound
 from db.models import Deployment, DeploymentLog
 from db.repositories import DeploymentLogRepository, DeploymentRepository
-from db.services import waiting
+from db.services import rollouts, waiting
 from db.states import DeploymentStatus
 from worker.cli.deployment import remark
 from worker.cli.output import duration, out, safe
@@ -166,6 +166,8 @@ def next_steps(key: int, status: DeploymentStatus) -> list[str]:
         return [f"next: ops show {key}"]
     lines = [f"next: ops show {key}", f"      ops deployment retry {key}"]
     with get_db_session() as session:
+        if rollouts.list_(session, deployment_id=key):
+            lines = [f"next: ops deployment show {key}", f"      ops deployment retry {key} --failed-hosts"]
         deployment = DeploymentRepository(session).get_with_relations(key)
         assert deployment is not None
         good = DeploymentRepository(session).latest(

@@ -1,0 +1,115 @@
+"""Real ssh servers of this user on loopback addresses: started for a test, stopped and removed after it."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SSHD = shutil.which("sshd") or ("/usr/sbin/sshd" if Path("/usr/sbin/sshd").exists() else None)
+NEEDS = "needs Debian's openssh-server"
+
+
+def make_key(path: Path) -> Path:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
+    return path
+
+
+@dataclass
+class Server:
+    """One `sshd` on an address of its own; what is deployed lies in ``base``."""
+
+    name: str
+    address: str
+    folder: Path
+    client_key: Path
+    port: int = 0
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True)
+        make_key(self.folder / "host_key")
+        (self.folder / "authorized").write_text(self.client_key.with_suffix(".pub").read_text())
+        (self.folder / "authorized").chmod(0o600)
+        self.base.mkdir()
+        with socket.socket() as probe:
+            probe.bind((self.address, 0))
+            self.port = probe.getsockname()[1]
+
+    @property
+    def base(self) -> Path:
+        return self.folder / "srv"
+
+    @property
+    def host_key(self) -> str:
+        return (self.folder / "host_key.pub").read_text().strip()
+
+    @property
+    def user(self) -> str:
+        return getpass.getuser()
+
+    def start(self, *options: str) -> Server:
+        assert SSHD is not None
+        os.makedirs("/run/sshd", exist_ok=True)  # noqa: PTH103 - where sshd wants it, when root starts it
+        config = self.folder / "config"
+        lines = [
+            f"ListenAddress {self.address}:{self.port}", f"HostKey {self.folder / 'host_key'}",
+            f"AuthorizedKeysFile {self.folder / 'authorized'}", "StrictModes no", "UsePAM no",
+            f"PidFile {self.folder / 'pid'}", "PasswordAuthentication no", "PermitRootLogin yes", "LogLevel ERROR",
+            "MaxStartups 100:30:200", "MaxSessions 50", "Subsystem sftp internal-sftp", f"SetEnv HOST_NAME={self.name}",
+            *options,
+        ]  # fmt: skip
+        config.write_text("\n".join(lines) + "\n")
+        log = (self.folder / "log").open("ab")
+        self.process = subprocess.Popen(
+            [SSHD, "-D", "-e", "-f", str(config)], stdin=subprocess.DEVNULL, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=log,
+        )  # fmt: skip
+        log.close()
+        end = time.monotonic() + 20
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection((self.address, self.port), 1):
+                return self
+            assert self.process.poll() is None, (self.folder / "log").read_text()
+            assert time.monotonic() < end, "sshd does not answer"
+            time.sleep(0.02)
+
+    def cut(self) -> None:
+        """End every connection, as a cable would: what runs on the host goes on."""
+        assert self.process is not None
+        for child in _descendants(self.process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                if b"sshd" in Path(f"/proc/{child}/cmdline").read_bytes()[:16]:
+                    os.kill(child, 9)
+
+    def stop(self) -> None:
+        if self.process is None:
+            return
+        self.cut()
+        self.process.kill()
+        self.process.wait()
+        self.process = None
+
+    # What is on the host ---------------------------------------------------------------------------------------------
+
+    def app(self, name: str = "web") -> Path:
+        return self.base / name
+
+    def current(self, name: str = "web") -> str | None:
+        link = self.app(name) / "current"
+        return Path(os.readlink(link)).name if link.is_symlink() else None  # noqa: PTH115
+
+
+def _descendants(pid: int) -> list[int]:
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in task.read_text().split():
+                found += [int(child), *_descendants(int(child))]
+    return found

@@ -1,0 +1,249 @@
+"""Releases put on real ssh servers, also where they are full, gone, somebody else, or cut off in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.tasks.hosted import Hosts, hosts, needs_sshd
+from tests.tasks.sshd import make_key
+
+__all__ = ["hosts"]
+pytestmark = needs_sshd
+
+
+def artifact(hosts: Hosts, text: str = "hello") -> str:
+    folder = hosts.folder / "build"
+    (folder / "sub").mkdir(parents=True, exist_ok=True)
+    (folder / "sub" / "page").write_text(text)
+    (folder / "run").write_text("#!/bin/sh\necho running $OPS_VERSION on $OPS_HOST in $(pwd)\n")
+    (folder / "run").chmod(0o755)
+    return "build"
+
+
+def test_a_release_is_brought_switched_to_and_started(hosts: Hosts):
+    (server,) = hosts.add()
+    run = hosts.deploy("1.0", artifact=artifact(hosts), argv=["./run"])
+    assert run.end["outcome"] == "ok", run.program.seen
+    assert run.order == [("web1", each) for each in ("running", "running", "switched", "healthy")]
+    assert server.current() == "1.0-1-1"
+    assert (server.app() / "current" / "sub" / "page").read_text() == "hello"
+    about = json.loads((server.app() / "current" / ".ops.json").read_text())
+    assert (about["job"], about["attempt"], about["fence"], about["version"]) == ("job", 1, 1, "1.0")
+    assert f"web1: running 1.0 on web1 in {server.app()}/releases/1.0-1-1" in run.program.output()
+    assert not list(server.app().glob("releases/.new-*"))
+
+
+def test_the_release_before_is_known_and_old_ones_go(hosts: Hosts):
+    (server,) = hosts.add()
+    for number in range(1, 7):
+        run = hosts.deploy(f"{number}.0", settings={"keep": 2})
+    assert (run.hosts["web1"]["release"], run.hosts["web1"]["previous_release"]) == ("6.0-6-6", "5.0-5-5")
+    assert {each.name for each in (server.app() / "releases").iterdir()} == {"6.0-6-6", "5.0-5-5"}
+
+
+def test_a_second_attempt_sees_what_the_first_did(hosts: Hosts):
+    (server,) = hosts.add()
+    kept = artifact(hosts)
+    hosts.deploy("1.0", artifact=kept)
+    first = hosts.deploy("2.0", artifact=kept, command="exit 3", deployment=9)
+    assert first.statuses() == {"web1": "failed"}
+    assert first.message() == "command exited with 3"
+    assert server.current() == first.hosts["web1"]["release"] == "2.0-9-2"
+    again = hosts.deploy("2.0", artifact=kept, deployment=9)
+    assert (again.hosts["web1"]["release"], again.hosts["web1"]["previous_release"]) == ("2.0-9-2", "1.0-1-1")
+    assert "is there already" in str(again.program.seen)
+
+
+def test_prepare_fails_before_anything_is_switched(hosts: Hosts):
+    (server,) = hosts.add()
+    hosts.deploy("1.0")
+    run = hosts.deploy("2.0", steps={"prepare": [["sh", "-c", "echo no >&2; exit 7"]]})
+    assert run.statuses() == {"web1": "failed"}
+    assert run.message() == "prepare exited with 7"
+    assert "release" not in run.hosts["web1"]
+    assert server.current() == "1.0-1-1"
+    assert {each.name for each in (server.app() / "releases").iterdir()} == {"1.0-1-1"}
+
+
+def test_a_host_that_does_not_answer_is_unreachable_and_nothing_was_switched(hosts: Hosts):
+    two = hosts.add(2)[1]
+    two.stop()
+    run = hosts.deploy("1.0")
+    assert run.statuses() == {"web1": "healthy", "web2": "unreachable"}
+    assert run.message("web2") == "connection refused"
+    assert run.end["outcome"] == "failed"
+    assert "1 of 2 hosts healthy; 1 unreachable (web2)" in run.end["message"]
+
+
+def test_a_host_whose_key_is_another_one_is_not_talked_to(hosts: Hosts):
+    (server,) = hosts.add()
+    other = make_key(hosts.folder / "other").with_suffix(".pub").read_text()
+    run = hosts.deploy("1.0", host={"host_key": other})
+    assert run.statuses() == {"web1": "failed"}
+    assert "host key is not the pinned one" in run.message()
+    assert not server.app().exists()
+    run = hosts.deploy("1.0", host={"host_key": None})
+    assert "no host key is pinned" in run.message()
+
+
+def test_a_key_that_the_host_refuses_is_told_as_that(hosts: Hosts):
+    (server,) = hosts.add()
+    (server.folder / "authorized").write_text("")
+    assert "refuses user" in hosts.deploy("1.0").message()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small file system")
+def test_a_full_disk_is_told_and_leaves_what_runs_and_no_rest(hosts: Hosts):
+    (server,) = hosts.add()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(server.base)], check=True)
+    try:
+        hosts.deploy("1.0")
+        big = artifact(hosts, "x" * 600_000)
+        run = hosts.deploy("2.0", artifact=big)
+        assert run.statuses() == {"web1": "failed"}
+        assert "No space left on device" in run.message()
+        assert server.current() == "1.0-1-1"
+        assert {each.name for each in (server.app() / "releases").iterdir()} == {"1.0-1-1"}
+    finally:
+        subprocess.run(["umount", "-l", str(server.base)], check=True)
+
+
+def test_a_service_that_starts_and_dies_is_not_healthy_and_the_host_is_brought_back(hosts: Hosts):
+    (server,) = hosts.add()
+    hosts.deploy("1.0")
+    command = "echo $OPS_VERSION >>started; sleep 0.1 & echo $! >../../pid; wait"
+    health = ["sh", "-c", "kill -0 $(cat ../../pid)"]
+    run = hosts.deploy(
+        "2.0", command=command, steps={"health": health}, rollout={"on_failure": "rollback"}, good="1.0-1-1"
+    )
+    assert run.statuses() == {"web1": "rolled_back"}
+    assert run.message() == "not healthy after 3 attempts: health exited with 1; back to 1.0-1-1"
+    assert run.hosts["web1"]["release"] == server.current() == "1.0-1-1"
+    assert (server.app() / "current" / "started").read_text() == "1.0\n"
+
+
+def test_a_service_in_the_background_does_not_hold_the_host(hosts: Hosts):
+    (server,) = hosts.add()
+    command = "sleep 600 & echo $! >../../pid"
+    try:
+        assert hosts.deploy("1.0", command=command).end["outcome"] == "ok"
+        assert hosts.deploy("2.0").end["outcome"] == "ok"
+    finally:
+        os.kill(int((server.app() / "pid").read_text()), signal.SIGKILL)
+
+
+def test_a_gate_that_hangs_ends_by_its_own_time(hosts: Hosts):
+    (server,) = hosts.add()
+    with socket.socket() as silent:
+        silent.bind((server.address, 0))
+        silent.listen()
+        run = hosts.deploy("1.0", url=f"http://{{host}}:{silent.getsockname()[1]}/healthz")
+    assert run.statuses() == {"web1": "failed"}
+    assert run.message() == "not healthy after 3 attempts: no answer within 1 s"
+    assert server.current() == "1.0-1-1"
+
+
+def test_a_connection_that_is_cut_while_the_command_runs_is_told_with_what_runs_there(hosts: Hosts):
+    (server,) = hosts.add()
+    run = hosts.begin(hosts.plan("1.0", command="echo begun; sleep 1; echo end >../../end"))
+    run.until_printed("begun")
+    server.cut()
+    run.finish()
+    assert run.statuses() == {"web1": "failed"}
+    assert "cut while command ran" in run.message()
+    assert run.hosts["web1"]["release"] == "1.0-1-1"
+    # What was cut off goes on there, and the next deployment waits for it.
+    assert hosts.deploy("2.0", command="test -f ../../end").end["outcome"] == "ok"
+
+
+def test_a_connection_that_is_cut_before_the_switch_is_tried_again(hosts: Hosts):
+    (server,) = hosts.add()
+    once = "test -f ../../once || { touch ../../once; echo begun; sleep 30; }"
+    run = hosts.begin(hosts.plan("1.0", steps={"prepare": [["sh", "-c", once]]}, settings={"lock_seconds": 0.5}))
+    run.until_printed("begun")
+    server.cut()
+    assert run.finish() == "failed"
+    assert run.statuses() == {"web1": "failed"}
+    assert "another deployment has held this host" in run.message()  # by what was cut off and still runs
+    assert server.current() is None
+
+
+def test_a_smaller_fence_than_the_last_one_is_refused(hosts: Hosts):
+    (server,) = hosts.add()
+    hosts.fence = 40
+    hosts.deploy("2.0")
+    run = hosts.deploy("1.0", fence=12)
+    assert run.statuses() == {"web1": "failed"}
+    assert run.message() == "refused: a newer deployment has been here (fence 41)"
+    assert server.current() == "2.0-41-41"
+
+
+def test_an_attempt_that_comes_back_late_changes_nothing(hosts: Hosts):
+    """It was stopped before its switch; a newer one has been there since."""
+    (server,) = hosts.add()
+    late = hosts.begin(hosts.plan("1.0", command="echo late >../../late"))
+    late.until("web1", "running")
+    late.until("web1", "running", answer=False)  # prepared, and not told to go on
+    number = late.program.seen[-1]["id"]
+    server.cut()
+    assert hosts.deploy("2.0").end["outcome"] == "ok"
+    late.program.say({"ack": number})
+    late.finish()
+    assert late.statuses() == {"web1": "unknown"}
+    assert server.current() == "2.0-2-2"
+    assert not (server.app() / "late").exists()
+
+
+def test_hosts_that_share_a_lock_are_deployed_to_one_application_at_a_time(hosts: Hosts):
+    (server,) = hosts.add()
+    lock = {"lock": str(server.folder / "host.lock"), "lock_seconds": 0.3}
+    run = hosts.begin(hosts.plan("1.0", command="echo begun; sleep 20", settings=lock))
+    run.until_printed("begun")
+    other = hosts.deploy("1.0", settings=lock, environment={"OPS_APPLICATION": "other"})
+    assert "another deployment has held this host" in other.message()
+    run.program.process.send_signal(signal.SIGKILL)
+
+
+def test_half_of_the_hosts_fail_and_each_is_told_for_itself(hosts: Hosts):
+    hosts.add(4)
+    run = hosts.deploy("1.0", command="case $OPS_HOST in web2|web4) exit 1;; esac")
+    assert run.statuses() == {"web1": "healthy", "web2": "failed", "web3": "healthy", "web4": "failed"}
+    assert run.end["message"] == "2 of 4 hosts healthy; 2 failed (web2, web4)"
+
+
+def test_a_stop_leaves_what_is_not_switched_as_it_was(hosts: Hosts):
+    (server,) = hosts.add()
+    run = hosts.begin(hosts.plan("1.0", steps={"prepare": [["sh", "-c", "echo begun; sleep 5"]]}))
+    run.until_printed("begun")
+    run.program.process.send_signal(signal.SIGTERM)
+    assert run.finish() == "failed"
+    assert run.statuses() == {"web1": "skipped"}
+    assert server.current() is None
+
+
+def test_a_driver_that_is_not_answered_touches_nothing(hosts: Hosts):
+    (server,) = hosts.add()
+    run = hosts.begin(hosts.plan("1.0"))
+    run.until("web1", "running", answer=False)
+    run.program.say({"refuse": run.program.seen[-1]["id"]})
+    assert run.finish() == "failed"
+    assert not server.app().exists()
+
+
+def test_secrets_are_on_no_command_line_of_a_host(hosts: Hosts):
+    hosts.add()
+    run = hosts.begin(hosts.plan("1.0", command="echo begun; sleep 5", environment={"TOKEN": "hunter2-hidden"}))
+    run.until_printed("begun")
+    for shown in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            assert b"hunter2-hidden" not in shown.read_bytes(), shown
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    run.program.process.send_signal(signal.SIGKILL)
