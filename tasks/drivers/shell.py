@@ -107,7 +107,9 @@ done"""
         new, deployment = shlex.quote(f"releases/.new-{name}"), name.split("-")[-2]
         lines = [f"rm -rf -- releases/.new-*-{deployment}-*", f"mkdir -- {new}"]
         if archive is not None:
-            lines.append(f"tar -C {new} -xf {shlex.quote(archive)} --no-same-owner")
+            free = "df -Pk . | tail -n 1 | tr -s ' ' | cut -d ' ' -f 4"  # tar itself does not say that the disk is full
+            unpack = f"tar -C {new} -xf {shlex.quote(archive)} --no-same-owner"
+            lines.append(f'{unpack} || {{ echo "($({free}) kB are free there)" >&2; exit 1; }}')
         lines.append(f"printf '%s\\n' {shlex.quote(about)} >{new}/.ops.json")
         return self.step("\n".join(lines))
 

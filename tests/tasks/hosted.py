@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from tests.tasks.conftest import Program
-from tests.tasks.sshd import NEEDS, SSHD, Server, make_key
+from tests.tasks.sshd import CAN, NEEDS, Server, make_key
 
-needs_sshd = pytest.mark.skipif(SSHD is None, reason=NEEDS)
+needs_sshd = pytest.mark.skipif(not CAN, reason=NEEDS)
 ROLLOUT = {
     "strategy": "all", "batch": 1, "pause_seconds": 0.0, "max_failures": 0, "on_failure": "stop", "at_once": 20
 }  # fmt: skip
@@ -30,11 +30,12 @@ class Hosts:
         self._start = start
         self.fence = 0
 
-    def add(self, count: int = 1, *options: str) -> list[Server]:
+    def add(self, count: int = 1, *, memory: str | None = None) -> list[Server]:
         first = len(self.servers) + 1
         for number in range(first, first + count):
-            server = Server(f"web{number}", f"127.0.0.{number + 10}", self.folder / f"web{number}", self.key)
-            self.servers.append(server.start(*options))
+            place = self.folder / f"web{number}"
+            server = Server(f"web{number}", f"127.0.0.{number + 10}", place, self.key, self.folder / "srv", memory)
+            self.servers.append(server.start())
         return self.servers[first - 1 :]
 
     def plan(self, version: str = "1.0", *, command: str = "true", deployment: int = 0, **more: Any) -> dict[str, Any]:
@@ -49,7 +50,7 @@ class Hosts:
         settings = {
             "user": self.servers[0].user, "key": "ssh/key", "key_value": self.key.read_text(), "sudo": None,
             "lock": None, "lock_seconds": 5.0, "keep": 3, "connect_seconds": 5.0, "keepalive_seconds": 1.0,
-            "base": str(self.servers[0].base),
+            "base": str(self.folder / "srv"),
         }  # fmt: skip
         environment = {
             "OPS_VERSION": version, "OPS_APPLICATION": "web", "OPS_DEPLOYMENT_ID": str(deployment or self.fence),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -13,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 SSHD = shutil.which("sshd") or ("/usr/sbin/sshd" if Path("/usr/sbin/sshd").exists() else None)
-NEEDS = "needs Debian's openssh-server"
+CAN = SSHD is not None and os.geteuid() == 0
+NEEDS = "needs Debian's openssh-server, and root to give each host a file system of its own"
 
 
 def make_key(path: Path) -> Path:
@@ -23,12 +25,14 @@ def make_key(path: Path) -> Path:
 
 @dataclass
 class Server:
-    """One `sshd` on an address of its own; what is deployed lies in ``base``."""
+    """One `sshd` on an address of its own, with a file system of its own at ``mount``: a folder, or so much memory."""
 
     name: str
     address: str
     folder: Path
     client_key: Path
+    mount: Path
+    memory: str | None = None
     port: int = 0
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
@@ -37,14 +41,17 @@ class Server:
         make_key(self.folder / "host_key")
         (self.folder / "authorized").write_text(self.client_key.with_suffix(".pub").read_text())
         (self.folder / "authorized").chmod(0o600)
-        self.base.mkdir()
+        (self.folder / "srv").mkdir()
+        self.mount.mkdir(exist_ok=True)
         with socket.socket() as probe:
             probe.bind((self.address, 0))
             self.port = probe.getsockname()[1]
 
     @property
     def base(self) -> Path:
-        return self.folder / "srv"
+        """What is at ``mount`` there, as it is seen from here."""
+        assert self.process is not None
+        return Path(f"/proc/{self.process.pid}/root{self.mount}") if self.memory else self.folder / "srv"
 
     @property
     def host_key(self) -> str:
@@ -67,9 +74,12 @@ class Server:
         ]  # fmt: skip
         config.write_text("\n".join(lines) + "\n")
         log = (self.folder / "log").open("ab")
+        kind = ["-t", "tmpfs", "-o", f"size={self.memory}", "none"] if self.memory else ["--bind", self.folder / "srv"]
+        mount = shlex.join(map(str, ["mount", *kind, self.mount]))
+        apart = ["unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "sh"]
         self.process = subprocess.Popen(
-            [SSHD, "-D", "-e", "-f", str(config)], stdin=subprocess.DEVNULL, start_new_session=True,
-            stdout=subprocess.DEVNULL, stderr=log,
+            [*apart, SSHD, "-D", "-e", "-f", str(config)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True,
         )  # fmt: skip
         log.close()
         end = time.monotonic() + 20
