@@ -41,8 +41,9 @@ class Scripts:
     def of(cls, plan: dict[str, Any]) -> Scripts:
         settings, environment = plan["settings"], plan["environment"]
         root = f"{settings['base'].rstrip('/')}/{environment['OPS_APPLICATION']}"
+        key = f"{environment['OPS_INFRASTRUCTURE']}+{environment['OPS_APPLICATION']}"  # both are names without slashes
         return cls(
-            root, settings["lock"] or f"{root}/.ops/lock", re.sub(r"[^A-Za-z0-9]+", "-", plan["lock_key"]),
+            root, settings["lock"] or f"{root}/.ops/lock", key,
             int(environment["OPS_FENCE"]), float(settings["lock_seconds"]),
         )  # fmt: skip
 

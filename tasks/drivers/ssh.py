@@ -183,7 +183,7 @@ class SshTarget:
     async def _command(self, step: str, folder: str, argv: list[str], **more: str) -> None:
         """One of the application's own commands; its output goes into the log."""
         seconds = int(self._plan["steps"]["timeout_seconds"])
-        environment = self._made.environment | {"OPS_HOST": self.name, "OPS_RELEASE": self._release} | more
+        environment = self._made.environment | {"OPS_HOST": self.name, "OPS_RELEASE_FOLDER": self._release} | more
         process = await self._remote.open(self._scripts.command(folder, argv, environment, seconds))
         lines = {stream: _Lines(self.name, stream, self._worker) for stream in ("stdout", "stderr")}
         try:
@@ -287,9 +287,9 @@ async def make(plan: dict[str, Any], worker: Worker) -> Sequence[Target]:
     except ImportError:
         raise TargetError("asyncssh is not installed on this worker: install ai-manage-ops[ssh]") from None
     try:
-        key = asyncssh.import_private_key(plan["settings"]["key_value"])
+        key = asyncssh.import_private_key(plan["settings"]["key"])
     except (asyncssh.KeyImportError, ValueError):
-        raise TargetError(f"secret {plan['settings']['key']} is no private key that can be read") from None
+        raise TargetError("the secret that the setting `key` names is no private key that can be read") from None
     archive, digest = None, ""
     if plan["artifact"] is not None:
         # Without a name, so that it is gone with this process however that ends.

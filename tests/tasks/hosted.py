@@ -48,17 +48,18 @@ class Hosts:
             for each in self.servers
         ]  # fmt: skip
         settings = {
-            "user": self.servers[0].user, "key": "ssh/key", "key_value": self.key.read_text(), "sudo": None,
+            "user": self.servers[0].user, "key": self.key.read_text(), "sudo": None,
             "lock": None, "lock_seconds": 5.0, "keep": 3, "connect_seconds": 5.0, "keepalive_seconds": 1.0,
             "base": str(self.folder / "srv"),
         }  # fmt: skip
         environment = {
-            "OPS_VERSION": version, "OPS_APPLICATION": "web", "OPS_DEPLOYMENT_ID": str(deployment or self.fence),
+            "OPS_VERSION": version, "OPS_APPLICATION": "web", "OPS_INFRASTRUCTURE": "estate",
+            "OPS_DEPLOYMENT_ID": str(deployment or self.fence),
             "OPS_JOB_ID": "job", "OPS_ATTEMPT": "1", "OPS_FENCE": str(given.get("fence", self.fence)),
         } | given.get("environment", {})  # fmt: skip
         return {
             "hosts": given.get("hosts", rows), "settings": settings | given.get("settings", {}),
-            "lock_key": "infrastructure:1/application:1", "environment": environment,
+            "environment": environment,
             "command": given.get("argv", ["/bin/sh", "-c", command]), "artifact": given.get("artifact"),
             "folder": str(self.folder),
             "health": {"interval_seconds": 0.05, "timeout_seconds": 1.0, "attempts": 3, "url": given.get("url")},

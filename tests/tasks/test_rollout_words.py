@@ -55,8 +55,8 @@ def is_refused(model, field: str, value: str, **rest) -> bool:
 def plan_with(**more: str) -> dict:
     settings = {"base": "/srv", "lock": None, "lock_seconds": 1.0} | more
     return {
-        "settings": settings, "lock_key": more.get("lock_key", "infrastructure:1/application:1"),
-        "environment": {"OPS_APPLICATION": "web", "OPS_FENCE": "7"},
+        "settings": settings,
+        "environment": {"OPS_APPLICATION": "web", "OPS_INFRASTRUCTURE": "estate", "OPS_FENCE": "7"},
     }  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def test_an_artifact_that_could_lie_elsewhere_is_refused_when_it_is_saved():
         "a/{host}",
         "{version",
         "a\0b",
-        "x" * 2000,
+        "x" * 3000,
     ):
         assert is_refused(ApplicationConfiguration, "artifact", value), value
     for value in ("dist", "releases/{version}", "/srv/artifacts/{version}.tar.gz"):
