@@ -108,13 +108,18 @@ def scan(
 ) -> None:
     """Ask the host for its key, and show it; compare the fingerprint with what the host itself says
     (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub there). Only --trust pins it."""
+    from db.errors import OpsError
     from db.services import hosts
+    from tasks.drivers.hostkeys import ScanError
     from tasks.drivers.hostkeys import scan as look
 
     with acting.session(write=False) as (session, _):
         found = _require(session, infra, name)
         address, port, pinned = found.address, found.port, (found.host_key or "").splitlines()
-    key, fingerprint = look(address, port, timeout)
+    try:
+        key, fingerprint = look(address, port, timeout)
+    except ScanError as error:
+        raise OpsError(f"{name} ({address} port {port}): {error}") from None
     is_pinned = key in pinned
     if trust and not is_pinned:
         with acting.session(action="ops infra host scan --trust") as (session, user):
