@@ -142,6 +142,8 @@ class Stack:
             "OPS_BROKER_URL": self.broker_url,
             "SECRET_KEY": known.get("SECRET_KEY") or secrets.token_urlsafe(48),
             "OPS_AUDIT_SEAL_KEY": known.get("OPS_AUDIT_SEAL_KEY") or new_pair()[0],
+            # What is tried out here runs on this host.
+            "OPS_PROBE_ALLOW": known.get("OPS_PROBE_ALLOW") or "127.0.0.1/32,::1/128",
             "FLOWER_BASIC_AUTH": known.get("FLOWER_BASIC_AUTH") or f"ops:{secrets.token_urlsafe(12)}",
         }
         if not any(known.get(name) for name in KEY_VARIABLES):  # one that was retired does not come back

@@ -55,10 +55,12 @@ def edit(session: Session, *, found: MonitoringCheck, actor: User | None = None,
     links = _links(session, values)
     spec = check(CheckSpec, {name: getattr(found, name) for name in _FIELDS} | values)
     checks = CheckRepository(session)
-    before = {name: getattr(found, name) for name in (*_TARGET, "interval_seconds")}
+    before = {name: getattr(found, name) for name in _TARGET}
     checks.change(found, **links, **spec.model_dump())
     if any(getattr(found, name) != was for name, was in before.items()) and found.paused_at is None:
         checks.restart(found.id, _first_due(found))
+    elif "interval_seconds" in values:
+        checks.run_now(found.id)  # else the next run would come by the interval before
     return checks.anew(found.id)
 
 

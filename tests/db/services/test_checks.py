@@ -221,6 +221,16 @@ def test_names_are_unique_and_kinds_stay(session, add):
         checks.edit(session, found=site, kind="tcp")
 
 
+def test_another_interval_keeps_the_state_and_another_target_does_not(session, add):
+    site = add()
+    run(session, site, CheckStatus.UP)
+    assert checks.edit(session, found=site, interval_seconds=600).standing.state is CheckState.UP
+    session.commit()
+    assert len(claim(session)) == 1
+    changed = checks.edit(session, found=site, config={"url": "http://example.org/other"})
+    assert changed.standing.state is CheckState.UNKNOWN
+
+
 def test_viewers_may_not_and_others_checks_are_not_theirs(session, add, person):
     site = add()
     with pytest.raises(PermissionDenied):
