@@ -16,10 +16,17 @@ def register(root: typer.Typer) -> None:
         root.command()(command)
 
 
-def status() -> None:
-    """Say what runs, what waits and what fails. Example: ops status"""
+def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Go on showing it until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option(min=0.2, max=3600, help="Seconds between two looks.")] = 2.0,
+) -> None:
+    """Say what runs, what waits and what fails. Example: ops status --watch"""
     from worker.cli import status as page
 
+    if watch:
+        from worker.cli import live
+
+        raise typer.Exit(live.watch(interval))
     raise typer.Exit(page.show())
 
 
