@@ -136,6 +136,7 @@ class Settings(BaseSettings):
     check_result_days: int = Field(7, ge=2, le=400, validation_alias=_env("OPS_CHECK_RESULT_DAYS"))
     check_hour_days: int = Field(90, ge=8, le=3650, validation_alias=_env("OPS_CHECK_HOUR_DAYS"))
     check_history_days: int = Field(800, ge=90, le=36500, validation_alias=_env("OPS_CHECK_HISTORY_DAYS"))
+    alert_retention_days: int = Field(365, ge=1, le=3650, validation_alias=_env("OPS_ALERT_RETENTION_DAYS"))
     audit_retention_days: int = Field(730, ge=90, le=36500, validation_alias=_env("OPS_AUDIT_RETENTION_DAYS"))
 
     @classmethod

@@ -9,7 +9,12 @@ from sqlalchemy.orm import Session
 
 from db.connection import apply_context
 from db.models import AuditLog, Deployment, DeploymentLog, Job
-from db.repositories import AuditLogRepository, LoginLimitRepository, ScheduleRunRepository
+from db.repositories import (
+    AuditLogRepository,
+    LoginLimitRepository,
+    MonitoringAlertRepository,
+    ScheduleRunRepository,
+)
 from db.services import check_history
 from db.settings import get_settings
 
@@ -29,6 +34,7 @@ def tidy(session: Session) -> dict[str, Any] | None:
         "jobs": _remove_jobs(session, settings.job_retention_days),
         "log_chunks": _remove_logs(session, settings.log_retention_days),
         "login_limits": _remove_limits(session),
+        "alerts": MonitoringAlertRepository(session).remove_old(settings.alert_retention_days, BATCH),
         "schedule_runs": ScheduleRunRepository(session).remove_old(settings.job_retention_days, BATCH),
     }
     done |= check_history.tidy(session)

@@ -35,7 +35,7 @@ def write_sealed(count: int) -> None:
 def used(*more: EncryptedTable) -> dict[str, dict[str | None, int]]:
     with get_db_session() as session:
         found = keys.usage(session, [*OURS, *more])
-    return {table.rpartition(".")[2]: dict(counts) for (table, _), counts in found.items()}
+    return {table.rpartition(".")[2]: dict(counts) for (table, _), counts in found.items() if counts}
 
 
 def rotate(**options: object) -> list[keys.Step]:

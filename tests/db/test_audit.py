@@ -118,7 +118,7 @@ def test_copy_is_recorded(database: Database, session):
 
 def test_truncate_is_recorded_with_the_number_of_rows(database: Database, session, anna):
     with database.connect(OWNER_ROLE) as owner:
-        owner.execute("TRUNCATE users, api_keys, infrastructure, deployments, deployment_logs, monitoring_alerts")
+        owner.execute("TRUNCATE users, api_keys, infrastructure, deployments CASCADE")
     found = {entry.action: entry for entry in entries(session, "user", "secret", "infrastructure", "deployment")}
     assert found["user.truncated"].details == {"rows": 1}
     assert found["secret.truncated"].details == {"rows": 0}
