@@ -26,7 +26,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* /etc/pgbouncer/* \
     && printf '%s\n' '[databases]' '* = host=postgres port=5432' '[pgbouncer]' 'listen_addr = *' 'listen_port = 6432' \
         'unix_socket_dir = /tmp' 'auth_type = scram-sha-256' 'auth_file = /run/secrets/pgbouncer_users' \
-        'pool_mode = transaction' 'default_pool_size = 20' 'max_client_conn = 1000' 'max_prepared_statements = 200' \
+        'pool_mode = transaction' 'default_pool_size = 20' 'max_client_conn = 1000' \
         'server_tls_sslmode = prefer' > /etc/pgbouncer/pgbouncer.ini
 LABEL org.opencontainers.image.title="AI-manage-OPS: PgBouncer" \
       org.opencontainers.image.description="PgBouncer in transaction mode in front of the compose stack's PostgreSQL" \

@@ -34,12 +34,13 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack() -> Iterator[Stack]:
     """Up, from a copy of the repository and `make env` to healthy; removed at the end, also after a failure."""
     folder = Path(tempfile.mkdtemp(prefix="ops-compose-"))
     with engine(compose=True):
         made = Stack(folder)
         try:
+            made.remove_leftovers()
             made.copy()
             here = Path.cwd()
             os.chdir(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -33,7 +34,7 @@ OVERRIDE = """services:
     secrets: [database_url]
     volumes: ["./evidence:/evidence", "./load.py:/load.py:ro"]
     networks: [backend]
-    command: [python, /load.py, "0.4"]
+    command: [python, /load.py, "0.8"]
 """
 COMMAND = 'echo "begin $OPS_JOB_ID" >> /evidence/log; sleep 1; echo "end $OPS_JOB_ID" >> /evidence/log'
 FINAL = "('success','failed','error','cancelled','rolled_back')"
@@ -62,6 +63,13 @@ class Stack:
             "OPS_SERVE_PORT": str(self.serve_port),
             "LANG": "C.UTF-8",
         }  # fmt: skip
+
+    def remove_leftovers(self) -> None:
+        """Of a run that was killed before it could end."""
+        for name in self.run("docker", "compose", "ls", "-aq").split():
+            owner = re.fullmatch(r"opstest(\d+)", name)
+            if owner and not Path(f"/proc/{owner[1]}").exists():
+                self.run("docker", "compose", "-p", name, "down", "-v", "-t", "5", check=False)
 
     def copy(self) -> None:
         """What a clone has and an image is made of; then what `make env` writes."""

@@ -145,7 +145,7 @@ def test_whatever_is_killed_and_stopped_nothing_is_lost_and_nothing_runs_twice(
         stack.wait(stack.is_up, f"the servers answer after the stop of {name_of(each)}")
     (stack.folder / "evidence" / "stop").touch()
     load.wait(60)
-    stack.wait(lambda: stack.unfinished() == 0, "every deployment has ended", 150)
+    stack.wait(lambda: stack.unfinished() == 0, "every deployment has ended", 240)
     check_evidence(stack)
     bad = stack.sql(f"SELECT id, error_message FROM deployments WHERE status <> 'success' AND id > {killed}")
     assert bad == [], "a stop in order interrupts nothing that ends in time"
@@ -167,7 +167,7 @@ def test_a_rolling_restart_as_documented_disturbs_no_deployment(stack: Stack, lo
     stack.done.append(f"rolled  {len(before)} deployments")
     (stack.folder / "evidence" / "stop").touch()
     load.wait(60)
-    stack.wait(lambda: stack.unfinished() == 0, "every deployment has ended")
+    stack.wait(lambda: stack.unfinished() == 0, "every deployment has ended", 240)
     assert stack.sql(f"SELECT id, status FROM deployments WHERE status <> 'success' AND id > {last[0]}") == []
     check_evidence(stack)
 
