@@ -63,9 +63,18 @@ LISTS = [
     ("monitoring_alerts", "status = 'firing'", "id"),
     ("monitoring_alerts", "application_id = 1", "id"),
     ("monitoring_alerts", "infrastructure_id = 1", "id"),
+    ("monitoring_checks", "true", "id"),
+    ("monitoring_checks", "application_id = 1", "id"),
+    ("monitoring_checks", "infrastructure_id = 1", "id"),
 ]
 #: What is looked up by something other than its key.
 LOOK_UPS = [
+    ("monitoring_checks", "lower(name) = 'x'"),
+    ("monitoring_checks", "ping_token = '00000000-0000-0000-0000-000000000000'"),
+    ("check_states", "next_run_at <= now()"),
+    ("check_results", "check_id = 1 AND at > now() - interval '1 day'"),
+    ("check_rollups", "check_id = 1 AND span = 'hour' AND starts_at > now()"),
+    ("check_intervals", "check_id = 1 AND ended_at IS NULL"),
     ("users", "lower(username) = 'x'"),
     ("users", "lower(email) = 'x'"),
     ("applications", "lower(name) = 'x'"),

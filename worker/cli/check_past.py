@@ -15,7 +15,7 @@ _SIGNS = {"down": "✗", "unknown": "?", "missed": "·"}
 def tell(shown: dict[str, Any]) -> None:
     """Print a summary as :func:`db.services.check_history.summary` has it."""
     results = shown["results"]
-    out.line(f"check {shown['name']}: {shown['state']} since {ago(shown['since_at'])}")
+    out.line(f"check {shown['name']}: {shown['state']} for {ago(shown['since_at']).removesuffix(' ago')}")
     if not results:
         out.line("no results yet")
     else:
