@@ -13,6 +13,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.guardian import end_with_us
+
 SSHD = shutil.which("sshd") or ("/usr/sbin/sshd" if Path("/usr/sbin/sshd").exists() else None)
 CAN = SSHD is not None and os.geteuid() == 0
 NEEDS = "needs Debian's openssh-server, and root to give each host a file system of its own"
@@ -81,6 +83,7 @@ class Server:
             [*apart, SSHD, "-D", "-e", "-f", str(config)],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True,
         )  # fmt: skip
+        end_with_us(self.process.pid)
         log.close()
         end = time.monotonic() + 20
         while True:
