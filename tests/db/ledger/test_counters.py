@@ -132,3 +132,25 @@ def test_after_a_restore_into_another_cluster_counting_goes_on(jobs: Jobs, befor
     jobs.app.execute("SELECT ops_audit('after.restore', 'thing', '1')")
     count_all()
     assert sum(grown(before).values()) == 1
+
+
+def test_how_long_a_notification_waited_is_counted_once_it_is_sent(jobs: Jobs, before: Counts, owner):
+    owner.execute("""INSERT INTO notification_channels (name, kind, encrypted_config) VALUES ('mail', 'smtp', 'x')""")
+    owner.execute(
+        """INSERT INTO monitoring_alerts (fingerprint, alert_type, severity, title, fired_at)
+        VALUES ('x', 'x', 'high', 'x', now())"""
+    )
+    owner.execute(
+        """INSERT INTO notifications (alert_id, channel_id, transition, group_key, due_at, created_at)
+        SELECT a.id, c.id, 'raised', 'x', now(), now() - interval '40 s'
+        FROM monitoring_alerts a, notification_channels c"""
+    )
+    count_all()
+    assert ("notification_dwell", "", "sent") not in grown(before)
+    owner.execute("UPDATE notifications SET state = 'sent', queued_at = now(), finished_at = now()")
+    jobs.app.execute("SELECT ops_audit('notification.updated', 'notification', 'x', '{\"finished_at\": 5}')")
+    count_all()
+    assert grown(before)["notification_dwell", "", "sent"] == 1
+    with get_db_session() as session:
+        (row,) = [row for row in CounterRepository(session).list_() if row.name == "notification_dwell"]
+    assert (row.upto, round(row.total)) == (60.0, 40)
