@@ -56,12 +56,6 @@ LEGAL: dict[str, st.SearchStrategy[str]] = {
     "OPS_AUDIT_SEAL_FILE": st.from_regex(r"(/[\w .-]*\w){1,3}", fullmatch=True),
     "OPS_USER": TEXT,
     "OPS_BACKUP_STAMP": TEXT,
-    "OPS_PRIVATE_HOSTS": TEXT,
-    "OPS_PROBE_ALLOW": st.sampled_from(["10.0.0.0/8", "10.0.0.0/8,fd00::/8", "192.168.7.0/24, 127.0.0.1"]),
-    "OPS_ALIVE_FILE": st.from_regex(r"(/[\w .-]*\w){1,3}", fullmatch=True),
-    "OPS_CHECK_RESULT_DAYS": st.integers(2, 400).map(str),
-    "OPS_CHECK_HOUR_DAYS": st.integers(8, 3650).map(str),
-    "OPS_CHECK_HISTORY_DAYS": st.integers(90, 36500).map(str),
 } | dict.fromkeys(SECRETS, TEXT)
 ENVIRONMENTS = st.fixed_dictionaries({}, optional=LEGAL)
 FIELDS = {
