@@ -57,6 +57,9 @@ compose-test: $(VENV)/.installed-dev ## Kill and stop the compose stack, contain
 	@echo "== tests: in containers"
 	@$(CLEAN_ENV) OPS_COMPOSE_TEST=1 "$(BIN)/python" -m pytest tests/smoke tests/compose $(ARGS)
 
+reference: $(VENV)/.installed-dev ## Write docs/reference anew from the code
+	@"$(BIN)/python" .ci/reference.py
+
 bench: $(VENV)/.installed-dev ## Measure; prints ratios with PASS or MISS
 	@$(CLEAN_ENV) "$(BIN)/python" -m tests.bench $(ARGS)
 

@@ -14,6 +14,7 @@ CHECKS = {
     "style": [BIN / "ruff", "check", "."],
     "types": [BIN / "mypy"],
     "imports": [BIN / "lint-imports"],
+    "reference": [sys.executable, ".ci/reference.py", "--check"],
     "migrations": [sys.executable, ".ci/drift.py"],
     "migrations' statements": [sys.executable, ".ci/squawk.py"],
 }

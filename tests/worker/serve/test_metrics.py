@@ -183,6 +183,6 @@ def test_the_docs_have_each_metric_with_its_labels_and_words(database: Database,
         families = list(metrics.Collector(*metrics.look()).collect())
     for family in families:
         name = f"{family.name}_total" if family.type == "counter" else family.name
-        rows.append(f"| `{name}` | {', '.join(family._labelnames)} | {family.documentation} |")
-    page = (Path(__file__).parents[3] / "docs" / "serve.md").read_text("utf-8")
+        rows.append(f"| `{name}` | {family.type} | {', '.join(family._labelnames)} | {family.documentation} |")
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "metrics.md").read_text("utf-8")
     assert "\n".join(rows) in page, "\n".join(rows)
