@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from uuid import uuid4
 
 import psycopg
 import pytest
@@ -27,6 +26,7 @@ os.environ["OPS_DATA_DIR"] = _EMPTY
 
 from db import connection, encryption  # noqa: E402
 from db.settings import get_settings  # noqa: E402
+from tests.databases import clone  # noqa: E402
 from tests.foreign import make_foreign_tables  # noqa: E402
 from tests.guardian import guarded_stack  # noqa: E402
 from worker.devstack import Stack  # noqa: E402
@@ -116,24 +116,18 @@ def make_template(servers: Stack) -> str:
 
 @contextmanager
 def fresh_database(servers: Stack, template: str) -> Iterator[Database]:
-    """A clone of the template, removed at the end; settings and environment point at it meanwhile."""
-    name = f"test_{uuid4().hex[:12]}"
-    with psycopg.connect(servers.postgres.url("postgres"), autocommit=True) as server:
-        server.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER {OWNER_ROLE}")
-    made = Database(name, servers)
-    environment = {
-        "DATABASE_URL": made.url,
-        "OPS_DATABASE_OWNER_URL": made.owner_url,
-        "OPS_BROKER_URL": servers.broker_url,
-        "ENCRYPTION_KEY": encryption.new_key(),
-        "SECRET_KEY": "s" * 40,
-    }
-    try:
+    """A database as the template is; settings and environment point at it meanwhile."""
+    with clone(servers, template) as name:
+        made = Database(name, servers)
+        environment = {
+            "DATABASE_URL": made.url,
+            "OPS_DATABASE_OWNER_URL": made.owner_url,
+            "OPS_BROKER_URL": servers.broker_url,
+            "ENCRYPTION_KEY": encryption.new_key(),
+            "SECRET_KEY": "s" * 40,
+        }
         with settings_from(environment):
             yield made
-    finally:
-        with psycopg.connect(servers.postgres.url("postgres"), autocommit=True) as server:
-            server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="session")
