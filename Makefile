@@ -21,7 +21,7 @@ CLEAN_ENV = env -u DATABASE_URL -u OPS_DATABASE_OWNER_URL -u OPS_BROKER_URL -u C
 	-u ENCRYPTION_KEY -u ENCRYPTION_PASSWORD -u ENCRYPTION_SALT -u OPS_ENCRYPTION_KEYS -u OPS_ENCRYPTION_PRIMARY \
 	-u SECRET_KEY -u OPS_AUDIT_SEAL_KEY -u OPS_AUDIT_VERIFY_KEY -u OPS_AUDIT_SEAL_FILE -u OPS_DATA_DIR
 
-.PHONY: help demo up down test test-unit test-schema lint format compose-test bench lock env clean
+.PHONY: help demo up down test test-unit test-schema lint format compose-test reference chaos bench lock env clean
 
 help: ## Show this help
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -59,6 +59,9 @@ compose-test: $(VENV)/.installed-dev ## Kill and stop the compose stack, contain
 
 reference: $(VENV)/.installed-dev ## Write docs/reference anew from the code
 	@"$(BIN)/python" .ci/reference.py
+
+chaos: $(VENV)/.installed-dev ## Kill things for 5 minutes: alerts must be the truth (CHAOS_SECONDS=300)
+	@$(CLEAN_ENV) "$(BIN)/python" -m tests.chaos.monitoring
 
 bench: $(VENV)/.installed-dev ## Measure; prints ratios with PASS or MISS
 	@$(CLEAN_ENV) "$(BIN)/python" -m tests.bench $(ARGS)

@@ -63,6 +63,11 @@ LISTS = [
     ("monitoring_alerts", "status = 'firing'", "id"),
     ("monitoring_alerts", "application_id = 1", "id"),
     ("monitoring_alerts", "infrastructure_id = 1", "id"),
+    ("monitoring_alerts", "true", "id"),
+    ("alert_events", "alert_id = 1", "id"),
+    *((table, "true", "id") for table in ("silences", "maintenance_windows")),
+    *((table, "true", "id") for table in ("notification_channels", "notification_routes", "notifications")),
+    ("alert_rules", "true", "name"),
     ("monitoring_checks", "true", "id"),
     ("monitoring_checks", "application_id = 1", "id"),
     ("monitoring_checks", "infrastructure_id = 1", "id"),
@@ -92,6 +97,25 @@ LOOK_UPS = [
     ("jobs", "lock_key = 'x' AND state = 'running'"),
     ("jobs", "finished_at < now() - interval '30 days'"),
     ("monitoring_alerts", "fingerprint = 'x' AND status <> 'resolved'"),
+    ("monitoring_alerts", "fingerprint = 'x' AND episode = '1'"),
+    ("monitoring_alerts", "resolved_at < now() - interval '30 days'"),
+    ("check_intervals", "ended_at > now() - interval '1 minute'"),
+    ("silences", "ends_at > now()"),
+    ("maintenance_windows", "ends_at > now()"),
+    ("notification_channels", "lower(name) = 'x'"),
+    ("notification_routes", "channel_id = 1"),
+    ("notifications", "alert_id = 1"),
+    ("notifications", "job_id = '00000000-0000-0000-0000-000000000000'"),
+    ("notifications", "channel_id IN (1, 2) AND queued_at > now() - interval '1 minute'"),
+]
+#: What is found by an index of just those rows.
+FEW = [
+    ("monitoring_alerts", "cleared_at IS NULL", "ix_monitoring_alerts_uncleared"),
+    ("monitoring_alerts", "settled_at IS NULL", "ix_monitoring_alerts_unsettled"),
+    ("notifications", "state = 'waiting'", "ix_notifications_open"),
+    ("notifications", "state = 'queued'", "ix_notifications_open"),
+    ("check_states", "state IN ('down', 'degraded')", "ix_check_states_state"),
+    ("check_states", "blind_at IS NOT NULL", "ix_check_states_blind_at"),
 ]
 
 
@@ -228,6 +252,9 @@ def test_every_list_and_look_up_is_served_by_an_index(plan):
     for table, condition in LOOK_UPS:
         found = plan(f"{table} WHERE {condition}")
         assert "Index Cond" in found, f"{table} by {condition}: {found}"
+    for table, condition, index in FEW:
+        found = plan(f"{table} WHERE {condition}")
+        assert index in found, f"{table} by {condition}: {found}"
 
 
 def test_everything_of_ours_is_named_by_the_convention(sql):

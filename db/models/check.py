@@ -128,6 +128,7 @@ class CheckStanding(Base):
         CheckConstraint("(blinds = 0) = (blind_at IS NULL)", name="blind_at"),
         Index("ix_check_states_next_run_at", "next_run_at"),
         Index("ix_check_states_state", "state", "check_id", postgresql_where=text("state IN ('down', 'degraded')")),
+        Index("ix_check_states_blind_at", "blind_at", postgresql_where=text("blind_at IS NOT NULL")),
         # An index on the due time makes updates move rows; half a page is kept for them.
         {"postgresql_with": {"fillfactor": 50}},
     )

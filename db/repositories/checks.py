@@ -21,8 +21,10 @@ from db.states import CheckKind, CheckState
 _INTERVALS = cast("Table", CheckInterval.__table__)
 _SCHEMA = MonitoringCheck.__table__.schema or "public"
 
-#: A batch is given up when its message has expired and its slowest run could have ended, twice this later.
-SLACK_SECONDS = 15
+#: A batch is given up so much later than its message has expired and its slowest run must have ended.
+SLACK_SECONDS = 10
+#: Runs whose timeouts are within these go into one batch each, in seconds; the last is the longest there is.
+QUICK, SLOW, SLOWEST = 5, 15, 60
 
 # Runs that are due, marked as in flight: their scheduled time and batch are what their results must name. While a run
 # is in flight `next_run_at` is when it is given up; one that is due *and* in flight never came back. Runs of like
@@ -34,9 +36,11 @@ _CLAIM = text(
 ), claimed AS (
   UPDATE {_SCHEMA}.check_states s SET
     scheduled_at = statement_timestamp(),
-    batch_id = CASE WHEN c.timeout_seconds <= 5 THEN CAST(:quick AS uuid) WHEN c.timeout_seconds <= 15
+    batch_id = CASE WHEN c.timeout_seconds <= {QUICK} THEN CAST(:quick AS uuid) WHEN c.timeout_seconds <= {SLOW}
       THEN CAST(:slow AS uuid) ELSE CAST(:slowest AS uuid) END,
-    next_run_at = statement_timestamp() + make_interval(secs => c.timeout_seconds + :expires + {2 * SLACK_SECONDS})
+    next_run_at = statement_timestamp() + make_interval(secs => :expires + {SLACK_SECONDS}
+      + CASE WHEN c.timeout_seconds <= {QUICK} THEN {QUICK} WHEN c.timeout_seconds <= {SLOW} THEN {SLOW}
+        ELSE {SLOWEST} END)
   FROM due d JOIN {_SCHEMA}.monitoring_checks c ON c.id = d.check_id
   WHERE s.check_id = d.check_id
   RETURNING s.check_id, s.batch_id, s.scheduled_at, d.state, d.batch_id AS lost_batch,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -137,11 +137,12 @@ class NotificationRepository(Repository[Notification]):
         )
         return [Group(*row) for row in self.session.execute(query)]
 
-    def lately(self, within: timedelta) -> Mapping[int, int]:
-        """Per channel how many messages were made of what waited, lately."""
+    def lately(self, within: timedelta, channel_ids: Collection[int]) -> Mapping[int, int]:
+        """For each of these channels how many messages were made of what waited, lately."""
         query = (
             select(Notification.channel_id, func.count(func.distinct(Notification.job_id)))
-            .where(Notification.queued_at > func.clock_timestamp() - within)
+            .where(Notification.channel_id.in_(channel_ids))
+            .where(Notification.queued_at > func.statement_timestamp() - within)
             .group_by(Notification.channel_id)
         )
         return {row[0]: row[1] for row in self.session.execute(query)}

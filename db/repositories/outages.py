@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from itertools import groupby
+from typing import Any
 
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import and_, func, literal_column, or_, select
 from sqlalchemy.orm import Session
 
 from db.models import CheckInterval, CheckStanding, MonitoringCheck
@@ -14,6 +15,8 @@ from db.states import CheckState
 
 #: A spell is traced back no further than this.
 FURTHEST = timedelta(days=1)
+#: As the index has it: a parameter would not match it.
+_WORSE: list[Any] = [literal_column(f"'{state}'") for state in (CheckState.DOWN, CheckState.DEGRADED)]
 
 
 class OutageRepository:
@@ -29,7 +32,7 @@ class OutageRepository:
             .join(CheckStanding, CheckStanding.check_id == MonitoringCheck.id)
             .where(
                 or_(
-                    CheckStanding.state.in_((CheckState.DOWN, CheckState.DEGRADED)),
+                    CheckStanding.state.in_(_WORSE),
                     CheckStanding.blind_at.is_not(None),
                     CheckStanding.check_id.in_(known),
                 )

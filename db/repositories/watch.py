@@ -14,6 +14,7 @@ from db.models import (
     Application,
     AuditLog,
     Base,
+    CheckResult,
     Deployment,
     Infrastructure,
     Job,
@@ -110,15 +111,19 @@ class WatchRepository:
     def audit_entries(self, lately: timedelta) -> int:
         return self.session.scalar(select(func.count()).where(AuditLog.at > func.now() - lately)) or 0
 
-    def audit_months_ahead(self) -> int:
-        """Partitions of the audit trail for months to come."""
+    def partitions_ahead(self) -> tuple[int, int]:
+        """Partitions for times to come: months of the audit trail, and days of what checks have seen."""
         query = text(
-            """SELECT count(*) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-            WHERE i.inhparent = CAST(:trail AS regclass)
-              AND right(c.relname, 7) COLLATE "C" > to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM')"""
+            """SELECT count(*) FILTER (WHERE i.inhparent = CAST(:trail AS regclass)
+                AND right(c.relname, 7) COLLATE "C" > to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM')),
+              count(*) FILTER (WHERE i.inhparent = CAST(:results AS regclass)
+                AND right(c.relname, 10) COLLATE "C" > to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM_DD'))
+            FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"""
         )
-        table = AuditLog.__table__
-        return self.session.scalar(query, {"trail": f"{table.schema}.{AuditLog.__tablename__}"}) or 0
+        schema = AuditLog.__table__.schema
+        names = {"trail": AuditLog.__tablename__, "results": CheckResult.__tablename__}
+        months, days = self.session.execute(query, {key: f"{schema}.{name}" for key, name in names.items()}).one()
+        return int(months), int(days)
 
     def connections(self) -> tuple[int, int]:
         """How many of the server's connections are in use, and how many there may be."""

@@ -107,9 +107,12 @@ def seal_lag(session: Session) -> list[Reading]:
 
 
 def partitions(session: Session) -> list[Reading]:
-    """Months of the audit trail that are made ahead."""
-    ahead = WatchRepository(session).audit_months_ahead()
-    return [Reading("", ahead, f"{ahead} months are made ahead")]
+    """Months of the audit trail, and days of what checks have seen, that are made ahead."""
+    months, days = WatchRepository(session).partitions_ahead()
+    return [
+        Reading("the audit trail", months, f"{months} months are made ahead"),
+        Reading("check results", days, f"{days} days are made ahead"),
+    ]
 
 
 def connections(session: Session) -> list[Reading]:

@@ -108,7 +108,8 @@ def _send_due(session: Session) -> int:
     groups = notifications.due_groups()
     if not groups:
         return 0
-    limits, lately = ChannelRepository(session).enabled(), notifications.lately(MINUTE)
+    limits = ChannelRepository(session).enabled()
+    lately = notifications.lately(MINUTE, limits)
     room = {channel_id: limit - lately.get(channel_id, 0) for channel_id, limit in limits.items()}
     jobs: list[JobSpec] = []
     for group in groups:

@@ -66,7 +66,7 @@ RULES: dict[str, Rule] = {
         Rule("audit_growth", "the audit trail grows faster than it should", 500_000, "entries/h", _MEDIUM,
              for_seconds=300, measure=measures.audit_growth),
         Rule("seal_lag", "entries of the audit trail wait for their seal", 600, "s", _HIGH, measure=measures.seal_lag),
-        Rule("partitions_missing", "too few months of the audit trail are made ahead", 2, "months", _HIGH, below=True,
+        Rule("partitions_missing", "too few partitions are made ahead", 2, "partitions", _HIGH, below=True,
              measure=measures.partitions),
         Rule("pool_exhausted", "nearly all of the database's connections are in use", 80, "%", _HIGH, for_seconds=60,
              measure=measures.connections),

@@ -16,10 +16,12 @@ from sqlalchemy.orm import Session
 from db.connection import get_db_session
 from db.models import CheckInterval, CheckStanding, MonitoringAlert, MonitoringCheck, User
 from db.repositories import CheckRepository, TickRepository
+from db.repositories.outages import OutageRepository
 from db.services import checks, evaluation, outages, silences, users
 from db.services.outages import Spell, spells
 from db.states import CheckState
 from tests.conftest import SCHEMA
+from tests.db.test_lists import read, statements
 
 UP, DOWN, DEGRADED, UNKNOWN, PAUSED = (
     CheckState.UP, CheckState.DOWN, CheckState.DEGRADED, CheckState.UNKNOWN, CheckState.PAUSED,
@@ -200,6 +202,28 @@ def test_what_was_down_during_maintenance_and_is_up_at_its_end_is_not_told_of(se
     assert look(session) is None
     turn(session, site, DOWN)
     assert look(session) == {"raised": 1}
+
+
+def test_the_tick_reads_what_is_wrong_and_not_the_standing_of_every_check(database, session):
+    with database.connect("postgres") as root:
+        root.execute("SET session_replication_role = replica")
+        root.execute(
+            """INSERT INTO monitoring_checks (name, kind, config, owner_id)
+            SELECT 'c' || n, 'http', '{"url": "http://example.org/"}', 1 FROM generate_series(1, 20000) n"""
+        )
+        root.execute(
+            """INSERT INTO check_states (check_id, next_run_at, state, blinds, blind_at)
+            SELECT id, now(), CASE WHEN id % 1000 = 1 THEN 'down' ELSE 'up' END, (id % 1000 = 2)::int,
+              CASE WHEN id % 1000 = 2 THEN now() END FROM monitoring_checks"""
+        )
+        root.execute("ANALYZE monitoring_checks, check_states")
+    with statements() as sent:
+        found = OutageRepository(session).standings([3, 4])
+        assert len(found) == 42
+    ((statement, parameters),) = sent
+    with database.connect("postgres") as root:
+        (plan,) = root.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters).fetchone()
+    assert read(plan[0]["Plan"]) <= 200, plan[0]["Plan"]
 
 
 steps = st.lists(

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import socket
+import subprocess
+import sys
 import threading
 from ipaddress import ip_network
 
 import pytest
 
-from db.states import CheckStatus
+from db.probes import HttpCheck, ProbePlan
+from db.states import CheckKind, CheckStatus
+from tasks import probes
 from tasks.addresses import refusal
 from tasks.probes import net
-from tests.tasks.probes.conftest import answering, look, serving
+from tests.guardian import ROOT
+from tests.tasks.probes.conftest import answering, look, read_request, serving
 from tests.tasks.test_addresses import CORPUS
 
 UNKNOWN = CheckStatus.UNKNOWN
@@ -51,20 +59,57 @@ def test_no_redirect_leads_inside(monkeypatch):
     socket_for = net.Net.socket_for
     monkeypatch.setattr(net.Net, "socket_for", lambda self, info: made.append(info[4][0]) or socket_for(self, info))
     allowed = (ip_network("127.0.0.1/32"),)
-    targets = [address for address in CORPUS if "%" not in address and refusal(address, allowed)][::4]
-    assert len(targets) > 60
-    current: list[str] = []
+    targets = [address for address in CORPUS if "%" not in address and refusal(address, allowed)][::2]
+    assert len(targets) >= 300
 
     def speak(sock):
-        answering(b"", "302 Found", f"Location: http://{current[0]}/latest/meta-data/")(sock)
+        target = targets[int(read_request(sock).split()[1].strip(b"/"))]
+        there = f"[{target}]" if ":" in target else target
+        sock.sendall(f"HTTP/1.1 302 Found\r\nLocation: http://{there}/latest/\r\nContent-Length: 0\r\n\r\n".encode())
 
     with serving(speak) as server:
-        for address in targets:
-            current[:] = [f"[{address}]" if ":" in address else address]
-            seen = look("http", {"url": server.url}, allowed=allowed)
-            assert seen.status is UNKNOWN, (address, seen)
+        for start in range(0, len(targets), 100):
+            plans = [
+                ProbePlan(n, CheckKind.HTTP, HttpCheck(url=f"{server.url}{n}"), 20.0, {}, {})
+                for n in range(start, min(start + 100, len(targets)))
+            ]
+            seen = probes.run(plans, net.Net(allowed))
+            assert {each.status for each in seen.values()} == {UNKNOWN}
         assert server.connections == len(targets)
     assert set(made) == {"127.0.0.1"}
+
+
+def namespaces() -> str | None:
+    """Why this process cannot make a network of its own; None: it can."""
+    if not all(map(shutil.which, ("unshare", "ip", "mount"))):
+        return "needs Debian's iproute2 and util-linux"
+    tried = subprocess.run(["unshare", *_UNSHARE, "true"], capture_output=True, check=False)
+    return None if tried.returncode == 0 else "needs network namespaces, which this machine does not allow"
+
+
+_UNSHARE = ("-mn",) if os.geteuid() == 0 else ("-rmn",)
+
+
+@pytest.mark.skipif(namespaces() is not None, reason=str(namespaces()))
+def test_nothing_internal_is_reached_where_every_address_would_answer(tmp_path):
+    """In a network in which all addresses are one server's, with a name server that changes its mind at each question:
+    the whole corpus as targets of redirects, straight and by way of another one, and DNS rebinding. The server says at
+    which addresses it was asked."""
+    resolv = tmp_path / "resolv.conf"
+    resolv.write_text("nameserver 127.0.0.1\noptions timeout:2 attempts:1\n")
+    ran = subprocess.run(
+        ["unshare", *_UNSHARE, sys.executable, "-m", "tests.tasks.probes.trap", str(resolv)],
+        capture_output=True, text=True, timeout=120, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout)
+    assert found["targets"] >= 300
+    assert found["could"] >= 300  # without a guard these are reached
+    assert set(found["redirects"]) == set(found["names"]) == {"93.184.216.34"}
+    assert found["said"] == {"unknown": 2 * found["targets"]}
+    assert min(found["asked"].values()) >= 6
+    assert found["rebinding"]["up"] + found["rebinding"]["unknown"] == 6 * len(found["asked"])
+    assert found["names"]["93.184.216.34"] == found["rebinding"]["up"]
 
 
 def test_a_chain_of_redirects_is_judged_at_every_step():
