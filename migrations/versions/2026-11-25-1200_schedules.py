@@ -10,7 +10,7 @@ from alembic import op
 from migrations import sql
 
 revision = "20261125_1200"
-down_revision = "20261125_1000"
+down_revision = "20261125_1100"
 branch_labels = None
 depends_on = None
 

@@ -9,7 +9,7 @@ import pytest
 
 from db.connection import get_db_session, open_ledger
 from db.ledger import host_key
-from db.models import DeploymentHost, Host
+from db.models import DeploymentHost, Host, Infrastructure
 from db.service import DatabaseService
 from db.services import deployments, rollouts
 from db.states import HOST_TRANSITIONS, HostStatus
@@ -48,7 +48,7 @@ class Job:
         assert claim.verdict == "run"
         with get_db_session() as session:
             found = session.get(deployments.Deployment, self.deployment)
-            place = session.get(deployments.Infrastructure, infra)
+            place = session.get(Infrastructure, infra)
             rollouts.hosts_of(session, deployment=found, infrastructure=place, attempt=1)
         assert self.ledger.begin(self.id, 1, self.token, []) == "go"
 
@@ -149,7 +149,7 @@ def test_a_retry_of_the_failed_hosts_leaves_the_healthy_ones_alone(job):
     job.finish("failed")
     with get_db_session() as session:
         again = deployments.retry(session, deployment_id=job.deployment, failed_hosts=True)
-        place = session.get(deployments.Infrastructure, again.infrastructure_id)
+        place = session.get(Infrastructure, again.infrastructure_id)
         wanted = rollouts.hosts_of(session, deployment=again, infrastructure=place, attempt=1)
     assert [each["name"] for each in wanted] == ["web2"]
     assert job.hosts()["web1"].status is HostStatus.HEALTHY

@@ -1,14 +1,14 @@
 """An index by which the alert tick finds the checks that can see nothing, without reading the standing of every one.
 
-Revision: 20261125_1710
+Revision: 20261125_1600
 """
 
 from __future__ import annotations
 
 from migrations import sql
 
-revision = "20261125_1710"
-down_revision = "20261125_1400"
+revision = "20261125_1600"
+down_revision = "20261125_1500"
 branch_labels = None
 depends_on = None
 

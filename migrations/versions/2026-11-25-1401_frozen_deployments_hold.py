@@ -1,14 +1,14 @@
 """Validate the rules of frozen deployments, which reads and blocks nobody.
 
-Revision: 20261125_1101, after 20261125_1100.
+Revision: 20261125_1401, after 20261125_1400.
 """
 
 from __future__ import annotations
 
 from alembic import op
 
-revision = "20261125_1101"
-down_revision = "20261125_1100"
+revision = "20261125_1401"
+down_revision = "20261125_1400"
 branch_labels = None
 depends_on = None
 

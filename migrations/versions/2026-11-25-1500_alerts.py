@@ -1,14 +1,14 @@
 """Alerts: timeline, rules, silences, maintenance, channels, routes and notifications.
 
-Revision: 20261125_1400.
+Revision: 20261125_1500.
 """
 
 from __future__ import annotations
 
 from migrations import sql
 
-revision = "20261125_1400"
-down_revision = "20261125_1101"
+revision = "20261125_1500"
+down_revision = "20261125_1401"
 branch_labels = None
 depends_on = None
 
@@ -20,10 +20,10 @@ TABLES = (
 
 
 def upgrade() -> None:
-    sql.run("2026-11-25-1400_alerts.sql")
+    sql.run("2026-11-25-1500_alerts.sql")
     sql.grant(*TABLES, hidden=("encrypted_config",))
 
 
 def downgrade() -> None:
     sql.grant(*TABLES, hidden=("encrypted_config",), undo=True)
-    sql.run("2026-11-25-1400_alerts_downgrade.sql")
+    sql.run("2026-11-25-1500_alerts_downgrade.sql")

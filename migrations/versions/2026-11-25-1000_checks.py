@@ -1,6 +1,6 @@
 """Checks: their settings, where they stand, their results and what these add up to.
 
-Revision: 20261125_1300.
+Revision: 20261125_1000.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from alembic import op
 
 from migrations import sql
 
-revision = "20261125_1300"
-down_revision = "20261125_1600"
+revision = "20261125_1000"
+down_revision = "20261125_0900"
 branch_labels = None
 depends_on = None
 
@@ -19,7 +19,7 @@ HIDDEN = ("config", "ping_token")
 
 
 def upgrade() -> None:
-    sql.run("2026-11-25-1300_checks.sql")
+    sql.run("2026-11-25-1000_checks.sql")
     sql.grant(*TABLES, hidden=HIDDEN)
 
 

@@ -1,20 +1,20 @@
 """Counters rolled up from the audit trail, and an index by which a queue's depth and age are found.
 
-Revision: 20261125_1500
+Revision: 20261125_1300
 """
 
 from __future__ import annotations
 
 from migrations import sql
 
-revision = "20261125_1500"
+revision = "20261125_1300"
 down_revision = "20261125_1200"
 branch_labels = None
 depends_on = None
 
 
 def upgrade() -> None:
-    sql.run("2026-11-25-1500_counters.sql")
+    sql.run("2026-11-25-1300_counters.sql")
     sql.grant("counters", "counter_position")
     sql.concurrently(
         "DROP INDEX CONCURRENTLY IF EXISTS ix_jobs_due",
@@ -24,4 +24,4 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     sql.grant("counters", "counter_position", undo=True)
-    sql.run("2026-11-25-1500_counters_downgrade.sql")
+    sql.run("2026-11-25-1300_counters_downgrade.sql")

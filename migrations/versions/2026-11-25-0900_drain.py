@@ -1,6 +1,6 @@
 """Workers that drain.
 
-Revision: 20261125_1600
+Revision: 20261125_0900
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from alembic import op
 
 from migrations import sql
 
-revision = "20261125_1600"
+revision = "20261125_0900"
 down_revision = "20261123_1500"
 branch_labels = None
 depends_on = None
 
 
 def upgrade() -> None:
-    sql.run("2026-11-25-1600_drain.sql")
+    sql.run("2026-11-25-0900_drain.sql")
 
 
 def downgrade() -> None:
