@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import Annotated, Any, Literal
 
@@ -62,9 +63,11 @@ Matchers = Annotated[dict[Label, Annotated[Line, Field(min_length=1)]], Field(ma
 
 
 class _Channel(Spec):
-    """``template``: how one alert reads, where the platform's own words do not do."""
+    """``template``: how one alert reads, where the platform's own words do not do. ``taken``: which fields a document
+    has taken from which secret, and since when that is what it is."""
 
     template: Template | None = None
+    taken: dict[str, Line] = Field(default_factory=dict, max_length=10)
 
 
 class WebhookConfig(_Channel):
@@ -117,6 +120,14 @@ CHANNEL_CONFIGS: dict[ChannelKind, type[BaseModel]] = {
 }
 
 
+#: Fields that may be taken from a secret, by kind; True: that are secret whatever they hold.
+SECRET_FIELDS: dict[ChannelKind, dict[str, bool]] = {
+    ChannelKind.APPRISE: {"url": True},
+    ChannelKind.WEBHOOK: {"url": False, "secret": True},
+    ChannelKind.SMTP: {"password": True},
+}
+
+
 class ChannelSpec(Spec):
     """A channel as people write it."""
 
@@ -148,6 +159,19 @@ class SilenceSpec(Spec):
 class MaintenanceSpec(Spec):
     matchers: Annotated[Matchers, Field(min_length=1)]
     title: Annotated[Line, Field(min_length=1)]
+
+
+class SpanSpec(Spec):
+    """When something holds, and for what; times without a zone are taken for UTC."""
+
+    matchers: Matchers = Field(default_factory=dict)
+    starts_at: datetime | None = None
+    ends_at: datetime
+
+    @field_validator("starts_at", "ends_at")
+    @classmethod
+    def _aware(cls, value: datetime | None) -> datetime | None:
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
 
 
 class RuleSpec(Spec):

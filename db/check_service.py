@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from sqlalchemy.orm import Session
+from typing import Any
+from uuid import UUID
 
 from db.fields import check
-from db.models import MonitoringCheck, User
+from db.front import Front, Listing
+from db.models import MonitoringCheck
 from db.repositories import CheckRepository
 from db.services import check_history, checks
-from db.specs import CheckFilter, PageSpec
+from db.specs import BeatSpec, CheckFilter, PageSpec, storable
 from db.states import CheckKind, CheckState
 
-if TYPE_CHECKING:
-    from db.service import Listing
 
-
-class CheckService:
+class CheckService(Front):
     """One check opens its owner's secrets, so nobody but the owner and admins may change it."""
-
-    session: Session
-    actor: User | None
-
-    if TYPE_CHECKING:
-
-        def _reading(self) -> Session: ...
-
-        def _list(self, noun: str, rows: Any, limit: int, cursor: str | None, **asked: Any) -> Listing[Any]: ...
 
     def add_check(self, /, name: str, kind: CheckKind | str, owner_id: int, **fields: Any) -> MonitoringCheck:
         """Add a check, due at once; fields of :class:`db.probes.CheckSpec`, ``application_id`` and
@@ -82,5 +70,11 @@ class CheckService:
 
     def ping_heartbeat(self, name: str, signal: str = "ok") -> None:
         """Report for a heartbeat: ``ok``, ``fail`` or ``start``. Raises NotFound."""
-        found = CheckRepository(self.session).require_by_name(name)
+        found = CheckRepository(self.session).require_by_name(storable(name, "a check's name"))
         checks.ping(self.session, found=found, signal=signal, actor=self.actor)
+
+    def beat_heartbeat(self, token: UUID | str, signal: str = "ok") -> int:
+        """What ``/ping/<token>`` does, for whoever knows the token, whatever their role. Answers the check's id. Raises
+        NotFound."""
+        asked = check(BeatSpec, {"token": token, "signal": signal})
+        return checks.beat(self.session, token=asked.token, signal=asked.signal)

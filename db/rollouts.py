@@ -56,6 +56,12 @@ class HostSpec(Spec):
     host_key: PublicKeys | None = None
 
 
+class HostOrder(Spec):
+    """All hosts of an infrastructure, in the order of rollouts."""
+
+    names: list[Name]
+
+
 class Rollout(Spec):
     """In which order hosts get a release, and what follows where some say no.
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from db import cursors
+from db.alert_service import AlertService
 from db.check_service import CheckService
 from db.connection import audit_context
-from db.errors import NotFound
+from db.front import Listing, found
+from db.host_service import HostService
 from db.models import (
     APIKey,
     Application,
@@ -21,7 +21,6 @@ from db.models import (
     Deployment,
     DeploymentLog,
     Infrastructure,
-    MonitoringAlert,
     User,
 )
 from db.repositories import (
@@ -30,36 +29,25 @@ from db.repositories import (
     DeploymentLogRepository,
     DeploymentRepository,
     InfrastructureRepository,
-    MonitoringAlertRepository,
-    Page,
     UserRepository,
 )
+from db.schedule_service import ScheduleService
 from db.services import (
-    alerts,
     applications,
     deployments,
     infrastructure,
     logins,
-    rights,
     rollbacks,
     secrets,
     users,
 )
-from db.specs import AlertFilter, AuditSearch, DeploymentFilter, PageSpec, check
-from db.states import AlertStatus, DeploymentStatus, JobState, Role
+from db.specs import AuditSearch, DeploymentFilter, PageSpec, check
+from db.states import DeploymentStatus, JobState, Role
 
-M = TypeVar("M")
-
-
-@dataclass(frozen=True, slots=True)
-class Listing(Generic[M]):
-    """Rows newest first, and the cursor of the next page (None: there is none), which is opaque and signed."""
-
-    items: Sequence[M]
-    next: str | None
+__all__ = ["DatabaseService", "Listing"]
 
 
-class DatabaseService(CheckService):
+class DatabaseService(AlertService, CheckService, HostService, ScheduleService):
     """What an application does, in one session's transaction; every change is audited.
 
     Without an actor it acts as ``system``, which is trusted; with one, the actor's rights are checked and the actor
@@ -191,8 +179,8 @@ class DatabaseService(CheckService):
 
     def get_infrastructure(self, infrastructure_id: int) -> Infrastructure:
         """With its owner; its encrypted settings are not opened. Raises NotFound."""
-        found = InfrastructureRepository(self._reading()).get_with_relations(infrastructure_id)
-        return _found(found, f"there is no infrastructure {infrastructure_id}")
+        row = InfrastructureRepository(self._reading()).get_with_relations(infrastructure_id)
+        return found(row, f"there is no infrastructure {infrastructure_id}")
 
     def list_infrastructure(self, *, limit: int = 50, cursor: str | None = None) -> Listing[Infrastructure]:
         return self._list("infrastructure", InfrastructureRepository(self._reading()).list_, limit, cursor)
@@ -244,8 +232,8 @@ class DatabaseService(CheckService):
 
     def get_deployment(self, deployment_id: int) -> Deployment:
         """With its user, application, infrastructure and job. Raises NotFound."""
-        found = DeploymentRepository(self._reading()).get_with_relations(deployment_id)
-        return _found(found, f"there is no deployment {deployment_id}")
+        row = DeploymentRepository(self._reading()).get_with_relations(deployment_id)
+        return found(row, f"there is no deployment {deployment_id}")
 
     def list_deployments(
         self,
@@ -271,30 +259,6 @@ class DatabaseService(CheckService):
         asked = check(PageSpec, {"limit": limit, "after": after})
         DeploymentRepository(self._reading()).require(deployment_id)
         return DeploymentLogRepository(self.session).after(deployment_id, asked.after, limit=asked.limit)
-
-    # Alerts.
-
-    def list_alerts(
-        self,
-        *,
-        status: AlertStatus | str | None = None,
-        application_id: int | None = None,
-        infrastructure_id: int | None = None,
-        limit: int = 50,
-        cursor: str | None = None,
-    ) -> Listing[MonitoringAlert]:
-        asked = check(
-            AlertFilter, {"status": status, "application_id": application_id, "infrastructure_id": infrastructure_id}
-        )
-        return self._list("alerts", MonitoringAlertRepository(self._reading()).search, limit, cursor, **dict(asked))
-
-    def acknowledge_alert(self, alert_id: int) -> MonitoringAlert:
-        """Say that the actor looks after it. Raises NotFound, Conflict."""
-        return alerts.acknowledge(self.session, alert_id=alert_id, actor=self.actor)
-
-    def resolve_alert(self, alert_id: int) -> MonitoringAlert:
-        """Close it by hand; it is raised anew when it fails again. Raises NotFound, Conflict."""
-        return alerts.resolve(self.session, alert_id=alert_id, actor=self.actor)
 
     # The audit trail.
 
@@ -326,21 +290,5 @@ class DatabaseService(CheckService):
         user = UserRepository(self._reading()).require(user_id)
         return AuditLogRepository(self.session).get_user_activity(user.id, limit=asked.limit)
 
-    def _reading(self) -> Session:
-        rights.require(self.actor, Role.VIEWER, "reading")
-        return self.session
-
     def _user(self, user_id: int) -> User:
         return UserRepository(self.session).require(user_id)
-
-    def _list(self, noun: str, rows: Any, limit: int, cursor: str | None, **asked: Any) -> Listing[Any]:
-        size = check(PageSpec, {"limit": limit}).limit
-        before = None if cursor is None else cursors.open_(noun, cursor)
-        page: Page[Any] = rows(limit=size, before=before, **asked)
-        return Listing(page.items, None if page.next is None else cursors.seal(noun, page.next))
-
-
-def _found(row: M | None, otherwise: str) -> M:
-    if row is None:
-        raise NotFound(otherwise)
-    return row

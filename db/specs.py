@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import AfterValidator, Field, JsonValue, StringConstraints, field_validator, model_validator
@@ -40,7 +40,7 @@ from db.states import AlertStatus, CheckKind, CheckState, DeploymentStatus, Envi
 
 __all__ = [
     "DRIVER_SETTINGS", "SERVICE_AND_KEY", "AbsolutePath", "AlertFilter", "ApplicationConfiguration", "ApplicationSpec",
-    "Argv", "AuditSearch", "CommandSettings", "DeploymentFilter", "DeploymentSpec", "HealthGate", "Id",
+    "Argv", "AuditSearch", "BeatSpec", "CommandSettings", "DeploymentFilter", "DeploymentSpec", "HealthGate", "Id",
     "InfrastructureSpec", "Line", "Name", "PageSpec", "SecretName", "SecretSpec", "Spec", "Url", "UserSpec", "Value",
     "Variable", "Version", "Word", "check", "no_nul", "storable", "text",
 ]  # fmt: skip
@@ -199,6 +199,13 @@ class CheckFilter(Spec):
     kind: CheckKind | None = None
     application_id: Id | None = None
     infrastructure_id: Id | None = None
+
+
+class BeatSpec(Spec):
+    """What a heartbeat reports."""
+
+    token: UUID
+    signal: Literal["ok", "fail", "start"] = "ok"
 
 
 class PageSpec(Spec):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -34,3 +34,9 @@ class AlertRuleRepository:
         )
         query = statement.returning(AlertRule)
         return self.session.scalars(query, execution_options={"populate_existing": True}).one()
+
+    def forget(self, name: str) -> bool:
+        """Remove what was changed of a rule; False: nothing was."""
+        apply_context(self.session)
+        statement = delete(AlertRule).where(AlertRule.name == name).returning(AlertRule.name)
+        return self.session.scalar(statement) is not None

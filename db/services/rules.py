@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from db.alerting import Condition
 from db.channels import RuleSpec
 from db.connection import savepoint
-from db.errors import NotFound
+from db.errors import Conflict, NotFound
 from db.fields import check
 from db.models import AlertRule, User
 from db.repositories import AlertRuleRepository
@@ -105,6 +105,24 @@ def change(session: Session, *, name: str, actor: User | None = None, **values: 
     spec = check(RuleSpec, values)
     given = {field: value for field, value in spec.model_dump().items() if value is not None}
     return _with(RULES[name], AlertRuleRepository(session).set_(name, given))
+
+
+def declare(session: Session, *, name: str, actor: User | None = None, **values: Any) -> Rule:
+    """Say all of a rule; what is None is as shipped. Raises NotFound, InvalidInput, PermissionDenied."""
+    rights.require(actor, Role.ADMIN, "changing rules")
+    _require(name)
+    given = check(RuleSpec, values).model_dump()
+    given["enabled"] = given["enabled"] is not False
+    return _with(RULES[name], AlertRuleRepository(session).set_(name, given))
+
+
+def reset(session: Session, *, name: str, actor: User | None = None) -> Rule:
+    """Make it as shipped again. Raises NotFound, Conflict (it is), PermissionDenied."""
+    rights.require(actor, Role.ADMIN, "changing rules")
+    _require(name)
+    if not AlertRuleRepository(session).forget(name):
+        raise Conflict(f"rule {name} is as shipped already")
+    return RULES[name]
 
 
 def observe(session: Session, known: Alerts) -> Observation:

@@ -53,8 +53,9 @@ def open_all(
     wanted: Mapping[str, str],
     deployment_id: int | None = None,
     check_id: int | None = None,
+    channel: str | None = None,
 ) -> dict[str, str]:
-    """Open the secrets that a deployment or a check needs: ``{variable: name}`` gives ``{variable: value}``.
+    """Open the secrets that a deployment, a check or a channel needs: ``{variable: name}`` gives ``{variable: value}``.
 
     Each opening leaves an entry: which secret, for which of them. Raises NotFound, DecryptionError.
     """
@@ -66,7 +67,8 @@ def open_all(
         if isinstance(value, Unreadable):
             raise DecryptionError(value.field, value.key_id, value.reason, what=f"secret {name}")
         opened[variable] = value
-        reason = {"check_id": check_id} if check_id is not None else {"deployment_id": deployment_id}
+        reasons = {"deployment_id": deployment_id, "check_id": check_id, "channel": channel}
+        reason = {field: value for field, value in reasons.items() if value is not None}
         audit.add("secret.opened", "secret", key.id, {"name": name} | reason)
     return opened
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -110,9 +110,10 @@ def good(session: Session, anna: User, alert: MonitoringAlert) -> dict[str, dict
         | user
         | {"application_id": shop.id, "infrastructure_id": here.id, "status": "pending"},
         "read_deployment_log": {"deployment_id": asked.id, "after": 0, "limit": 10},
-        "list_alerts": page | {"status": "firing", "application_id": shop.id, "infrastructure_id": here.id},
-        "acknowledge_alert": {"alert_id": alert.id},
-        "resolve_alert": {"alert_id": alert.id},
+        **alerting(door, anna, alert, page),
+        **watching(door, anna, page),
+        **scheduling(door, anna, page),
+        **hosting(door, asked, here.id),
         "search_audit": page
         | {
             "resource": "user:1", "actor": "system", "action": "user.*", "task_id": None, "changed": "role",
@@ -122,6 +123,87 @@ def good(session: Session, anna: User, alert: MonitoringAlert) -> dict[str, dict
     }  # fmt: skip
     session.commit()
     return made
+
+
+Goods = dict[str, dict[str, Any]]
+
+
+def alerting(door: DatabaseService, anna: User, alert: MonitoringAlert, page: dict[str, Any]) -> Goods:
+    matchers, until = {"check": "web*"}, datetime.now(UTC) + timedelta(hours=2)
+    span = {"matchers": matchers, "starts_at": None, "ends_at": until}
+    one = {"alert_id": alert.id}
+    return {
+        "list_alerts": page | {"status": "firing", "application_id": 1, "infrastructure_id": 1},
+        "get_alert": one,
+        "read_alert_timeline": one,
+        "acknowledge_alert": one,
+        "assign_alert": one | {"user_id": anna.id},
+        "note_alert": one | {"text": "the provider works on it"},
+        "resolve_alert": one,
+        "silence_alert": one | {"ends_at": until, "comment": "known"},
+        "add_silence": span | {"comment": "known"},
+        "end_silence": {"silence_id": door.add_silence(matchers, until).id},
+        "list_silences": page,
+        "plan_maintenance": span | {"title": "new disks"},
+        "end_maintenance": {"window_id": door.plan_maintenance("new disks", matchers, until).id},
+        "list_maintenance": page,
+    }
+
+
+def watching(door: DatabaseService, anna: User, page: dict[str, Any]) -> Goods:
+    site = door.add_check("site", "http", anna.id, config={"url": "http://127.0.0.1/"}).id
+    rests = door.add_check("rests", "tcp", anna.id, config={"host": "127.0.0.1", "port": 1}).id
+    door.pause_check(rests)
+    nightly = door.add_check("nightly", "heartbeat", anna.id, config={"period_seconds": 3600})
+    return {
+        "add_check": {
+            "name": "new", "kind": "celery", "owner_id": anna.id, "config": {"queue": "checks"}, "labels": {"a": "b"},
+            "application_id": 1, "infrastructure_id": 1,
+        },
+        "edit_check": {"check_id": site, "version_id": 1, "interval_seconds": 30, "public": True},
+        "pause_check": {"check_id": site},
+        "resume_check": {"check_id": rests},
+        "remove_check": {"check_id": site},
+        "get_check": {"check_id": site},
+        "list_checks": page | {"state": "unknown", "kind": "http", "application_id": 1, "infrastructure_id": 1},
+        "read_check_history": {"check_id": site, "results": 10},
+        "ping_heartbeat": {"name": "nightly", "signal": "fail"},
+        "beat_heartbeat": {"token": nightly.ping_token, "signal": "start"},
+    }  # fmt: skip
+
+
+def scheduling(door: DatabaseService, anna: User, page: dict[str, Any]) -> Goods:
+    task = {"name": "shop.report", "queue": "shop"}
+    asleep = door.add_schedule("asleep", anna.id, every="1h", task=task).id
+    awake = door.add_schedule("awake", anna.id, every="1h", task=task).id
+    door.pause_schedule(asleep)
+    return {
+        "add_schedule": {
+            "name": "new", "user_id": anna.id, "cron": "30 2 * * *", "timezone": "Europe/Berlin",
+            "deploy": {"application": "shop", "infrastructure": "here", "version": "v1"},
+        },
+        "edit_schedule": {"schedule_id": awake, "version_id": 1, "every": "2h", "overlap": "queue"},
+        "pause_schedule": {"schedule_id": awake, "reason": "too loud"},
+        "resume_schedule": {"schedule_id": asleep},
+        "run_schedule": {"schedule_id": awake},
+        "remove_schedule": {"schedule_id": awake},
+        "get_schedule": {"schedule_id": awake},
+        "list_schedules": page,
+        "read_schedule_times": {"schedule_id": awake, "count": 3},
+        "read_schedule_runs": {"schedule_id": awake, "limit": 3},
+    }  # fmt: skip
+
+
+def hosting(door: DatabaseService, asked: Deployment, here: int) -> Goods:
+    web1, _ = door.add_host(here, "web1", "10.0.0.1"), door.add_host(here, "web2", "10.0.0.2")
+    return {
+        "add_host": {"infrastructure_id": here, "name": "web3", "address": "10.0.0.3", "port": 2222},
+        "edit_host": {"host_id": web1.id, "version_id": 1, "address": "web1.example.org", "host_key": None},
+        "order_hosts": {"infrastructure_id": here, "names": ["web2", "web1"]},
+        "remove_host": {"host_id": web1.id},
+        "list_hosts": {"infrastructure_id": here},
+        "list_deployment_hosts": {"deployment_id": asked.id},
+    }
 
 
 def test_every_method_takes_what_it_says(session, good, monkeypatch):
@@ -187,7 +269,13 @@ def test_a_field_that_nobody_knows_is_refused(session, good):
             deed()
 
 
-@pytest.mark.parametrize("noun", ["users", "applications", "infrastructure", "deployments", "alerts", "audit"])
+@pytest.mark.parametrize(
+    "noun",
+    [
+        *("users", "applications", "infrastructure", "deployments", "alerts", "audit"),
+        *("checks", "schedules", "silences", "maintenance"),
+    ],
+)
 def test_every_list_comes_in_pages_by_cursor(session, good, noun):
     door = DatabaseService(session)
     for n in range(3):
@@ -195,6 +283,12 @@ def test_every_list_comes_in_pages_by_cursor(session, good, noun):
         door.register_infrastructure(f"i{n}", 1)
         door.create_user_with_audit(f"u{n}", f"u{n}@example.org")
         door.create_deployment(1, 1, 1, f"v{n}")
+        door.add_check(f"c{n}", "celery", 1, config={"queue": "checks"})
+        door.add_schedule(f"s{n}", 1, every="1h", task={"name": "t", "queue": "q"})
+        until = datetime.now(UTC) + timedelta(hours=n + 1)
+        door.add_silence({"check": f"c{n}"}, until)
+        door.plan_maintenance("disks", {"check": f"c{n}"}, until)
+        door.plan_maintenance("disks", {"check": f"d{n}"}, until)
         session.add(
             MonitoringAlert(
                 fingerprint=f"f{n}", alert_type="t", severity="low", title="t", fired_at=datetime.now().astimezone()
@@ -248,18 +342,21 @@ RIGHTS = {
     "viewer": {name for name in METHODS if name.startswith(("get_", "list_", "search_", "read_"))} - {"list_api_keys"},
     "operator": {
         "register_application", "edit_application", "edit_infrastructure", "update_deployment_status",
-        "cancel_deployment", "retry_deployment", "acknowledge_alert", "resolve_alert",
+        "cancel_deployment", "retry_deployment", "acknowledge_alert", "resolve_alert", "assign_alert", "note_alert",
+        "silence_alert", "add_silence", "end_silence", "plan_maintenance", "end_maintenance", "pause_check",
+        "resume_check", "ping_heartbeat", "pause_schedule", "add_host", "edit_host", "order_hosts", "remove_host",
     },
     "admin": {
         "create_user_with_audit", "set_user_role", "set_user_active", "remove_application", "remove_infrastructure",
         "set_password", "store_api_key", "list_api_keys", "delete_api_key", "register_infrastructure",
-        "create_deployment", "rollback",
+        "create_deployment", "rollback", "add_check", "edit_check", "remove_check", "add_schedule", "edit_schedule",
+        "resume_schedule", "run_schedule", "remove_schedule",
     },
 }  # fmt: skip
 
 
 def test_each_role_may_what_it_says_and_no_more(session, good):
-    assert sorted(set.union(*RIGHTS.values()) | {"authenticate"}) == METHODS
+    assert sorted(set.union(*RIGHTS.values()) | {"authenticate", "beat_heartbeat"}) == METHODS
     door = DatabaseService(session)
     people = {role: door.create_user_with_audit(role, f"{role}@example.org", role=role) for role in RIGHTS}
     gone = door.create_user_with_audit("gone", "gone@example.org", role="admin")

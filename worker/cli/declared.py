@@ -30,13 +30,15 @@ def apply(
     prune: Annotated[bool, typer.Option("--prune", help="Remove what is not in it, of the kinds that are.")] = False,
     schema: Annotated[bool, typer.Option("--schema", help="Print what may stand in it, as JSON Schema.")] = False,
 ) -> None:
-    """Make applications, infrastructure and schedules what a document says; all of it, or nothing."""
+    """Make what there is what a document says, of all kinds that it has; all of it, or nothing."""
     from db.errors import InvalidInput
     from db.services.declared import document as declared
     from worker import documents
 
     if schema:
-        sys.stdout.write(json.dumps(declared.schema(), indent=2) + "\n")
+        from db.services.declared.schema import schema as written
+
+        sys.stdout.write(json.dumps(written(), indent=2) + "\n")
         return
     if file is None:
         raise InvalidInput("no document is named", hint="ops apply -f ops.yaml, or ops apply --schema")

@@ -7,20 +7,21 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import TypeAdapter
 from sqlalchemy.orm import Session
 
 from db.connection import savepoint
 from db.errors import InvalidInput, OpsError
-from db.fields import Name
 from db.models import User
 from db.services.declared.applications import Applications
+from db.services.declared.channels import Channels
+from db.services.declared.checks import Checks
 from db.services.declared.infrastructure import Infrastructures
 from db.services.declared.kind import At, Found, Kind, Path
+from db.services.declared.rules import Rules
 from db.services.declared.schedules import Schedules
 
 #: In the order in which they need each other.
-KINDS: tuple[Kind, ...] = (Applications(), Infrastructures(), Schedules())
+KINDS: tuple[Kind, ...] = (Applications(), Infrastructures(), Schedules(), Checks(), Rules(), Channels())
 #: Of many mistakes so many are told of.
 MOST_PROBLEMS = 20
 
@@ -67,6 +68,7 @@ def apply(session: Session, *, document: Any, actor: User, prune: bool = False, 
     for kind in KINDS:
         if kind.key in wanted:
             there = {each.name.lower(): each for each in kind.found(session)}
+            _refer(session, kind, wanted[kind.key], actor)
             of_kind = list(_compare(kind, wanted[kind.key], there, prune))
             unchanged += len(wanted[kind.key]) - sum(step.change.action != "remove" for step in of_kind)
             steps += of_kind
@@ -89,33 +91,7 @@ def _end(dry_run: bool) -> None:
 
 def export(session: Session) -> dict[str, dict[str, Any]]:
     """The document that says what there is."""
-    return {kind.key: {each.name: each.values for each in kind.found(session)} for kind in KINDS}
-
-
-def schema() -> dict[str, Any]:
-    """What may stand in a document, as JSON Schema (2020-12)."""
-    definitions: dict[str, Any] = {}
-    properties = {}
-    for kind in KINDS:
-        made = kind.spec.model_json_schema(ref_template="#/$defs/{model}")
-        definitions |= made.pop("$defs", {})
-        made["properties"].pop("name")
-        made["required"] = [each for each in made.get("required", ()) if each != "name"]
-        definitions[kind.spec.__name__] = made
-        properties[kind.key] = {
-            "type": "object",
-            "propertyNames": TypeAdapter(Name).json_schema(),
-            "additionalProperties": {"$ref": f"#/$defs/{kind.spec.__name__}"},
-        }
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "ops.yaml",
-        "description": "What there is to be, by name. Secrets are named, never written: SERVICE/NAME.",
-        "type": "object",
-        "additionalProperties": False,
-        "properties": properties,
-        "$defs": dict(sorted(definitions.items())),
-    }
+    return {kind.key: {each.name: kind.exported(each) for each in kind.found(session)} for kind in KINDS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +139,17 @@ def _wanted(document: Any) -> dict[str, dict[str, dict[str, Any]]]:
     }
 
 
+def _refer(session: Session, kind: Kind, wanted: dict[str, dict[str, Any]], actor: User) -> None:
+    """Look up what the values name. Raises At."""
+    for name, values in wanted.items():
+        try:
+            wanted[name] = kind.refer(session, values, actor)
+        except At as error:
+            raise At((kind.key, name, *error.path), error.error) from None
+        except OpsError as error:
+            raise At((kind.key, name), error) from None
+
+
 def _mistakes(kind: Kind, things: dict[str, Any]) -> Iterator[tuple[Path, str]]:
     seen: dict[str, str] = {}
     for name, values in things.items():
@@ -175,8 +162,9 @@ def _mistakes(kind: Kind, things: dict[str, Any]) -> Iterator[tuple[Path, str]]:
 def _compare(kind: Kind, wanted: dict[str, dict[str, Any]], there: dict[str, Found], prune: bool) -> Iterator[_Step]:
     for name, values in wanted.items():
         found = there.get(name.lower())
-        old = {} if found is None else _flat(kind.beside(found.values, values) | {"name": found.name})
-        new = _flat(values | {"name": name})
+        before, after = ({}, values) if found is None else kind.compared(found.values, values)
+        old = {} if found is None else _flat(before | {"name": found.name})
+        new = _flat(after | {"name": name})
         places = [*old, *(place for place in new if place not in old)]
         fields = {place: (old.get(place), new.get(place)) for place in places if old.get(place) != new.get(place)}
         if found is None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from pydantic import BaseModel
@@ -36,6 +36,18 @@ class Found:
     values: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The field that says which spec another field's values follow. ``default``: what holds where it is left out.
+    ``elsewhere``: by value, the fields that are said in another place too, or (True) only there."""
+
+    by: str
+    field: str
+    specs: Mapping[str, type[BaseModel]]
+    default: str | None = None
+    elsewhere: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
+
+
 class Kind(ABC):
     """One kind of thing. Values are those of its spec but the name, without those that are as by default."""
 
@@ -43,6 +55,7 @@ class Kind(ABC):
     key: ClassVar[str]
     noun: ClassVar[str]
     spec: ClassVar[type[BaseModel]]
+    choices: ClassVar[tuple[Choice, ...]] = ()
 
     @abstractmethod
     def found(self, session: Session) -> Iterable[Found]:
@@ -82,9 +95,17 @@ class Kind(ABC):
         except InvalidInput:
             return {field: value for field, value in values.items() if value is not None}
 
-    def beside(self, found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - for those who do
-        """What there is, as far as the document says anything of it."""
-        return found
+    def refer(self, session: Session, values: dict[str, Any], actor: User) -> dict[str, Any]:  # noqa: ARG002 - as below
+        """The wanted values with what they name looked up, to be compared with those found. Raises At, OpsError."""
+        return values
+
+    def compared(self, found: dict[str, Any], wanted: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What there is and what is wanted, as far as the document says anything of it."""
+        return found, wanted
+
+    def exported(self, found: Found) -> dict[str, Any]:
+        """What is told of it in a document."""
+        return found.values
 
     def whole(self, values: dict[str, Any]) -> dict[str, Any]:
         """All fields but the name: what a document leaves out is as by default."""

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,6 +83,31 @@ def counts(sql: Callable[..., list[tuple[Any, ...]]]) -> Callable[[], dict[str, 
     def look() -> dict[str, int]:
         tables = ("users", "api_keys", "applications", "infrastructure", "deployments", "jobs")
         return {table: sql(f"SELECT count(*) FROM {table}")[0][0] for table in tables}
+
+    return look
+
+
+@pytest.fixture
+def apply(ready: Ops, tmp_path: Path):
+    def run(document: str | bytes, *options: str, user: str = "ann") -> Any:
+        path = tmp_path / "ops.yaml"
+        path.write_bytes(document if isinstance(document, bytes) else document.encode())
+        return ready("apply", "-f", str(path), *options, user=user)
+
+    return run
+
+
+@pytest.fixture
+def facts(sql):
+    """All that a document can change, and how long the trail is."""
+
+    def look() -> list[tuple]:
+        tables = (
+            *("applications", "infrastructure", "hosts", "schedules", "monitoring_checks"),
+            *("alert_rules", "notification_channels", "notification_routes"),
+        )
+        rows = [row for table in tables for row in sql(f"SELECT to_jsonb(t) FROM {table} t ORDER BY 1")]
+        return rows + sql("SELECT count(*) FROM audit_logs WHERE action NOT LIKE 'tick.%'")
 
     return look
 
