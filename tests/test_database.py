@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -296,7 +297,13 @@ def counted(session: Session, kind: type) -> int:
 def test_what_the_table_of_the_data_layer_names_is_there():
     root = Path(__file__).parent.parent
     table = (root / "docs" / "data-layer.md").read_text("utf-8")
-    for path in re.findall(r"`((?:tests|db|migrations|docs|\.ci)/[\w./*-]*)`", table):
+    for path in re.findall(r"`((?:tests|db|tasks|worker|migrations|docs|\.ci)/[\w./*-]*)`", table):
         assert list(root.glob(path.rstrip("/"))), path
     for name in re.findall(r"`StatsRepository\.(\w+)`", table):
         assert hasattr(StatsRepository, name), name
+    for name in re.findall(r"`DatabaseService\.([a-z_]+)`", table):
+        assert hasattr(DatabaseService, name), name
+    for path in re.findall(r"\]\(([\w./-]+)\)", table):
+        assert (root / "docs" / path).exists(), path
+    for module, name in re.findall(r"`(db(?:\.\w+)+)\.(\w+)`", table):
+        assert hasattr(import_module(module), name), f"{module}.{name}"

@@ -140,7 +140,7 @@ class CheckRepository(Repository[MonitoringCheck]):
         """With its standing. Raises NotFound."""
         found = self.get_by_name(name)
         if found is None:
-            raise NotFound(f"there is no check {name!r}", hint="ops check list")
+            raise NotFound(f"there is no check {name[:80]!r}", hint="ops check list")
         return found
 
     def anew(self, check_id: int) -> MonitoringCheck:

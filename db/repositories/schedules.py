@@ -65,7 +65,7 @@ class ScheduleRepository(Repository[Schedule]):
         """Raises NotFound."""
         found = self.get_by_name(name)
         if found is None:
-            raise NotFound(f"there is no schedule {name!r}", hint="ops schedule list")
+            raise NotFound(f"there is no schedule {name[:80]!r}", hint="ops schedule list")
         return found
 
     def all_with_names(self) -> Sequence[Schedule]:

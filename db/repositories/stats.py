@@ -11,8 +11,19 @@ from sqlalchemy import func, select, text, tuple_
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from db.models import AuditLog, Deployment, Job, LedgerState, MonitoringAlert, Process, Tick
-from db.states import AlertStatus, DeploymentStatus, JobState
+from db.models import (
+    AuditLog,
+    CheckStanding,
+    Deployment,
+    Job,
+    LedgerState,
+    MonitoringAlert,
+    MonitoringCheck,
+    Process,
+    Schedule,
+    Tick,
+)
+from db.states import AlertStatus, CheckState, DeploymentStatus, JobState
 
 #: A process that was not seen for so long is taken for dead.
 ALIVE = timedelta(seconds=20)
@@ -120,6 +131,38 @@ class StatsRepository:
     def open_alerts(self) -> int:
         query = select(func.count()).where(MonitoringAlert.status != AlertStatus.RESOLVED)
         return self.session.scalar(query) or 0
+
+    def firing(self, limit: int = 10) -> Sequence[MonitoringAlert]:
+        """The newest alerts that fire."""
+        query = select(MonitoringAlert).where(MonitoringAlert.status == AlertStatus.FIRING)
+        return self.session.scalars(query.order_by(MonitoringAlert.id.desc()).limit(limit)).all()
+
+    def checks(self) -> dict[str, int]:
+        """How many checks are in each state that one is in."""
+        query = select(CheckStanding.state, func.count()).group_by(CheckStanding.state).order_by(CheckStanding.state)
+        return {state.value: count for state, count in self.session.execute(query)}
+
+    def checks_down(self, limit: int = 10) -> Sequence[Any]:
+        """Checks that are down or degraded, with their names; those of the longest standing first."""
+        query = (
+            select(MonitoringCheck.name, CheckStanding.state, CheckStanding.since_at, CheckStanding.last_message)
+            .join(MonitoringCheck, MonitoringCheck.id == CheckStanding.check_id)
+            .where(CheckStanding.state.in_((CheckState.DOWN, CheckState.DEGRADED)))
+            .order_by(CheckStanding.state.desc(), CheckStanding.since_at, CheckStanding.check_id)
+            .limit(limit)
+        )
+        return self.session.execute(query).all()
+
+    def schedules_paused(self, limit: int = 10) -> Sequence[Any]:
+        """Schedules that were paused for a reason: by their failures, or by somebody who named one; the newest
+        first."""
+        query = (
+            select(Schedule.name, Schedule.paused_at, Schedule.paused_because)
+            .where(Schedule.paused_at.is_not(None), Schedule.paused_because != "asked for")
+            .order_by(Schedule.paused_at.desc())
+            .limit(limit)
+        )
+        return self.session.execute(query).all()
 
     def holder_of(self, lock_key: str) -> Job | None:
         """The job that runs under a key."""

@@ -18,6 +18,7 @@ from db.settings import find_data_dir, get_settings, origin
 from worker.cli.failures import explain
 from worker.cli.output import ago, out
 from worker.cli.output import show as cell
+from worker.cli.trouble import print_trouble
 
 BROKER_NAMES = ("OPS_BROKER_URL", "CELERY_BROKER_URL", "REDIS_URL")
 
@@ -99,6 +100,12 @@ def _inside() -> dict[str, Any]:
             "ended_badly": [_ended(deployment) for deployment in stats.ended_badly()],
             "ticks": [_tick(row) for row in stats.ticks()],
             "open_alerts": stats.open_alerts(),
+            "firing": [_row(each, "id", "severity", "title", "fired_at", "acknowledged_at") for each in stats.firing()],
+            "checks": stats.checks(),
+            "checks_down": [_row(each, "name", "state", "since_at", "last_message") for each in stats.checks_down()],
+            "schedules_paused": [
+                _row(each, "name", "paused_at", "paused_because") for each in stats.schedules_paused()
+            ],
             "paused": _paused(stats.ledger_state()),
             "audit": _audit(session),
         }
@@ -134,6 +141,10 @@ def _ended(deployment: Deployment) -> dict[str, Any]:
         "id": deployment.id, "status": deployment.status, "finished_at": deployment.finished_at,
         "error_message": deployment.error_message,
     }  # fmt: skip
+
+
+def _row(row: Any, *fields: str) -> dict[str, Any]:
+    return {field: getattr(row, field) for field in fields}
 
 
 def _tick(tick: Tick) -> dict[str, Any]:
@@ -176,6 +187,7 @@ def _print_work(status: dict[str, Any]) -> None:
     if status["ended_badly"]:
         bad = [(d["id"], d["status"], ago(d["finished_at"]), cell(d["error_message"])) for d in status["ended_badly"]]
         out.table("failed in the last day", ("deployment", "status", "ended", "why"), bad)
+    print_trouble(status)
     ticks = ", ".join(f"{tick['name']} {ago(tick['last_success_at'])}" for tick in status["ticks"])
     out.line(f"ticks: {ticks or 'none yet'}; open alerts: {status['open_alerts']}")
     _print_audit(status["audit"])

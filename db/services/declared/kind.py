@@ -38,11 +38,11 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The field that says which spec another field's values follow. ``default``: what holds where it is left out.
-    ``elsewhere``: by value, the fields that are said in another place too, or (True) only there."""
+    """The field that says which spec the values of another (``of``) follow. ``default``: what holds where it is left
+    out. ``elsewhere``: by value, the fields that are said in another place too, or (True) only there."""
 
     by: str
-    field: str
+    of: str
     specs: Mapping[str, type[BaseModel]]
     default: str | None = None
     elsewhere: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)

@@ -54,9 +54,9 @@ def _rules(choice: Choice, definitions: dict[str, Any]) -> Iterator[dict[str, An
             made["required"] = [each for each in made.get("required", ()) if each != field]
             if only:
                 made["properties"].pop(field, None)
-        then: dict[str, Any] = {"properties": {choice.field: {"$ref": f"#/$defs/{spec.__name__}"}}}
+        then: dict[str, Any] = {"properties": {choice.of: {"$ref": f"#/$defs/{spec.__name__}"}}}
         if made.get("required") and not choice.elsewhere:
-            then["required"] = [choice.field]
+            then["required"] = [choice.of]
         asked: dict[str, Any] = {"properties": {choice.by: {"const": value}}}
         if value != choice.default:
             asked["required"] = [choice.by]

@@ -1,0 +1,30 @@
+"""`ops status` tells in one screen what somebody on duty has to know."""
+
+from __future__ import annotations
+
+from tests.worker.cli.conftest import Ops
+
+
+def test_what_is_wrong_stands_on_one_screen(ready: Ops, sql) -> None:
+    ready("check", "add", "site", "celery", "checks")
+    ready("check", "add", "other", "celery", "deployments")
+    sql("UPDATE check_states SET state = 'down', seen = 'down', last_message = 'nobody answers' WHERE check_id = 1")
+    for name in ("nightly", "hourly"):
+        ready("schedule", "add", name, "--every", "1h", "--task", "t", "--queue", "q")
+    sql("UPDATE schedules SET paused_at = now(), paused_because = '3 failures in a row', next_run_at = NULL "
+        "WHERE name = 'nightly'")  # fmt: skip
+    ready("schedule", "pause", "hourly")
+    sql("INSERT INTO monitoring_alerts (fingerprint, alert_type, severity, title, status, fired_at) "
+        "VALUES ('f', 'check', 'high', 'site is down', 'firing', now())")  # fmt: skip
+    sql("INSERT INTO processes (id, kind, name, host, pid, info, started_at, seen_at, draining_at) "
+        "VALUES (gen_random_uuid(), 'worker', 'checks@web1', 'web1', 1, '{}', now(), now(), now())")  # fmt: skip
+    told = ready("status").stdout
+    for line in ("site is down", "nobody answers", "3 failures in a row", "1 drained: checks@web1"):
+        assert line in told, told
+    assert "checks: 1 down, 1 unknown" in told
+    assert "hourly" not in told, "somebody paused it on purpose"
+    status = ready("status", "--json").json
+    assert [each["name"] for each in status["checks_down"]] == ["site"]
+    assert [each["name"] for each in status["schedules_paused"]] == ["nightly"]
+    assert [each["title"] for each in status["firing"]] == ["site is down"]
+    assert status["checks"] == {"down": 1, "unknown": 1}

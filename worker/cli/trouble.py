@@ -1,0 +1,33 @@
+"""What `ops status` says of what is wrong: alerts that fire, checks that are down, schedules that have stopped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from worker.cli.output import ago, out
+from worker.cli.output import show as cell
+
+
+def print_trouble(status: dict[str, Any]) -> None:
+    """Print what of it there is; nothing where nothing is wrong."""
+    draining = [each["name"] for each in status["processes"] if each["alive"] and each["draining_at"] is not None]
+    if draining:
+        out.line(f"{len(draining)} drained: {', '.join(draining)}; next: ops undrain --all", style="yellow")
+    if status["firing"]:
+        rows = [
+            (each["id"], each["severity"], cell(each["title"]), ago(each["fired_at"]),
+             "acknowledged" if each["acknowledged_at"] else "nobody")
+            for each in status["firing"]
+        ]  # fmt: skip
+        out.table("alerts that fire", ("alert", "severity", "what", "since", "looked after"), rows)
+    if status["checks_down"]:
+        down = [
+            (each["name"], each["state"], ago(each["since_at"]), cell(each["last_message"]))
+            for each in status["checks_down"]
+        ]
+        out.table("checks", ("check", "state", "since", "why"), down)
+    if status["schedules_paused"]:
+        paused = [(each["name"], ago(each["paused_at"]), each["paused_because"]) for each in status["schedules_paused"]]
+        out.table("schedules that were paused", ("schedule", "paused", "why"), paused)
+    if status["checks"]:
+        out.line("checks: " + ", ".join(f"{count} {state}" for state, count in status["checks"].items()))
