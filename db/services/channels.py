@@ -85,13 +85,19 @@ def enable(session: Session, *, channel: NotificationChannel, actor: User | None
 
 def open_config(channel: NotificationChannel) -> dict[str, Any]:
     """What reaching it takes, in the clear. Raises DecryptionError."""
+    config = stored_config(channel)
+    if channel.kind is ChannelKind.WEBHOOK:
+        config.setdefault("secret", signing_key(channel.name))
+    return config
+
+
+def stored_config(channel: NotificationChannel) -> dict[str, Any]:
+    """As it was given, in the clear. Raises DecryptionError."""
     stored: Any = channel.encrypted_config
     if not isinstance(stored, str):
         error: DecryptionError = stored.error
         raise error
     config: dict[str, Any] = json.loads(stored)
-    if channel.kind is ChannelKind.WEBHOOK:
-        config.setdefault("secret", signing_key(channel.name))
     return config
 
 

@@ -121,9 +121,7 @@ def silence(
     with acting.session(action="ops alert silence") as (session, actor):
         made = alerts.silence(session, alert_id=number(id, "alert"), ends_at=ends_at, comment=comment, actor=actor)
         shown = {"id": made.id, "matchers": made.matchers, "ends_at": made.ends_at}
-    out.result(
-        shown, f"silence {shown['id']} holds until {when(ends_at)}", f"to be told again: ops silence end {shown['id']}"
-    )
+    out.result(shown, f"silence {shown['id']} holds until {when(ends_at)}", f"next: ops silence end {shown['id']}")
 
 
 @app.command()

@@ -60,7 +60,7 @@ def add(
     with acting.session(action="ops channel add") as (session, actor):
         made = channels.add(session, name=name, kind=kind, config=config, rate_limit=rate, actor=actor)
         shown = view(made)
-    out.result(shown, f"channel {name} is added", f"next: ops channel test {name}", f"then: ops route add {name}")
+    out.result(shown, f"channel {name} is added", f"next: ops channel test {name}, then ops route add {name}")
 
 
 @app.command("list")
@@ -71,6 +71,61 @@ def list_() -> None:
     with acting.session(write=False) as (session, _):
         items = [view(each) for each in ChannelRepository(session).list_(limit=1000).items]
     out.page("channels", ("name", "kind", "rate limit", "disabled at", "disabled because"), items, None)
+
+
+@app.command()
+def show(name: Name) -> None:
+    """Show one channel and its routes; what reaches it is never shown. Example: ops channel show pager"""
+    from db.repositories import ChannelRepository, RouteRepository
+    from worker.cli import route
+
+    with acting.session(write=False) as (session, _):
+        found = ChannelRepository(session).require_by_name(name)
+        routes = [each for each in RouteRepository(session).all_() if each.channel_id == found.id]
+        shown = view(found) | {"routes": [route.view(each, found.name) for each in routes]}
+    if out.json:
+        out.record(shown)
+    else:
+        out.table(None, ("field", "value"), shown.items())
+
+
+@app.command()
+def edit(
+    name: Name,
+    new_name: Annotated[str | None, typer.Option("--name", help="Its new name.")] = None,
+    rate: Annotated[int | None, typer.Option(help="Messages a minute at most.")] = None,
+    template: Annotated[str | None, typer.Option(help="How one alert reads: text with $title, $severity ...")] = None,
+    replace: Annotated[
+        str | None, typer.Option("--replace", help="url, secret or password: read a new one from a prompt or stdin.")
+    ] = None,
+) -> None:
+    """Change what is named; where it goes otherwise stays. Example: ops channel edit pager --rate 30"""
+    from db.channels import SECRET_FIELDS
+    from db.errors import InvalidInput
+    from db.repositories import ChannelRepository
+    from db.services import channels
+
+    if new_name is None and rate is None and template is None and replace is None:
+        raise InvalidInput("nothing to change is named", hint="ops channel edit --help")
+    value = secretly.read(f"the new {replace}")[0] if replace else None
+    with acting.session(action="ops channel edit") as (session, actor):
+        found = ChannelRepository(session).require_by_name(name)
+        config = None
+        if replace is not None and replace not in SECRET_FIELDS[found.kind]:
+            raise InvalidInput(
+                f"--replace: of {found.kind.value} one can replace {', '.join(SECRET_FIELDS[found.kind])}"
+            )
+        if template is not None or replace is not None:
+            config = channels.stored_config(found)
+            config |= {"template": template} if template is not None else {}
+            if replace is not None:
+                config[replace] = value
+                config["taken"] = {each: of for each, of in config.get("taken", {}).items() if each != replace}
+        made = channels.edit(
+            session, channel=found, name=new_name, rate_limit=rate, config=config, actor=actor
+        )  # fmt: skip
+        shown = view(made)
+    out.result(shown, f"channel {name} is changed", f"next: ops channel test {shown['name']}")
 
 
 @app.command()

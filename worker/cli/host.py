@@ -90,6 +90,20 @@ def edit(
 
 
 @app.command()
+def order(
+    infra: Infra, names: Annotated[list[str], typer.Argument(metavar="NAME...", help="All of its hosts, in order.")]
+) -> None:
+    """Put the hosts into the order of rollouts. Example: ops infra host order production web2 web1"""
+    from db.repositories import InfrastructureRepository
+    from db.services import hosts
+
+    with acting.session(action="ops infra host order") as (session, user):
+        place = InfrastructureRepository(session).require_by_name(infra)
+        ordered = [host.name for host in hosts.order(session, infrastructure=place, names=names, actor=user)]
+    out.result({"hosts": ordered}, f"{infra} gets releases in this order: {', '.join(ordered)}")
+
+
+@app.command()
 def rm(infra: Infra, name: Name) -> None:
     """Remove a host; what deployments did to it stays known. Example: ops infra host rm production web1"""
     from db.services import hosts
@@ -135,7 +149,7 @@ def scan(
         lines.append("it is pinned now" + ("; another one was before" if pinned else ""))
     else:
         lines.append("ANOTHER KEY IS PINNED for this host" if pinned else "no key is pinned for this host")
-        lines.append(f"once you have compared it: ops infra host scan {infra} {name} --trust")
+        lines.append(f"next, once you have compared it: ops infra host scan {infra} {name} --trust")
     out.result(shown, *lines)
 
 

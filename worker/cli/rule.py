@@ -32,6 +32,19 @@ def list_() -> None:
     out.page("rules", ("name", "enabled", "fires at", "for", "severity", "changed", "watches"), items, None)
 
 
+@app.command()
+def show(name: Name) -> None:
+    """Show one rule. Example: ops rule show queue_age"""
+    from db.services import rules
+
+    with acting.session(write=False) as (session, _):
+        shown = view(rules.effective(session, name))
+    if out.json:
+        out.record(shown)
+    else:
+        out.table(None, ("field", "value"), shown.items())
+
+
 @app.command("set", epilog="Example: ops rule set queue_age --threshold 600 --severity medium")
 def set_(
     name: Name,
@@ -59,6 +72,16 @@ def enable(name: Name) -> None:
 def disable(name: Name) -> None:
     """Watch no more; its open alerts are resolved. Example: ops rule disable slow_queries"""
     _change(name, "ops rule disable", enabled=False)
+
+
+@app.command()
+def reset(name: Name) -> None:
+    """Make a rule as it is shipped again. Example: ops rule reset queue_age"""
+    from db.services import rules
+
+    with acting.session(action="ops rule reset") as (session, actor):
+        shown = view(rules.reset(session, name=name, actor=actor))
+    out.result(shown, f"rule {name} is as it is shipped")
 
 
 def _change(name: str, action: str, **values: Any) -> None:

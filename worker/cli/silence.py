@@ -24,6 +24,8 @@ Match = Annotated[
 ]
 For = Annotated[str, typer.Option("--for", help="How long: 30m, 12h, 7d; or until when: 2026-11-23T15:00.")]
 From = Annotated[str | None, typer.Option("--from", help="When it begins: 2h from now, or a time; now by default.")]
+Limit = Annotated[int, typer.Option(help="Rows per page.")]
+Before = Annotated[int | None, typer.Option(min=1, max=2**63 - 1, help="Where the page before ended.")]
 Every = Annotated[bool, typer.Option("--all", help="Ended ones too.")]
 
 
@@ -41,11 +43,11 @@ def add(match: Match, duration: For = "2h", comment: Annotated[str | None, typer
 
 
 @app.command("list")
-def list_(every: Every = False, limit: Annotated[int, typer.Option(help="Rows.")] = 50) -> None:
+def list_(every: Every = False, limit: Limit = 50, before: Before = None) -> None:
     """List silences that hold or will. Example: ops silence list"""
     from db.repositories import SilenceRepository
 
-    _list(SilenceRepository, "silences", ("id", "matchers", "starts at", "ends at", "comment"), every, limit)
+    _list(SilenceRepository, "silences", ("id", "matchers", "starts at", "ends at", "comment"), every, limit, before)
 
 
 @app.command()
@@ -82,12 +84,12 @@ def add_window(
 
 
 @maintenance.command("list")
-def list_windows(every: Every = False, limit: Annotated[int, typer.Option(help="Rows.")] = 50) -> None:
+def list_windows(every: Every = False, limit: Limit = 50, before: Before = None) -> None:
     """List maintenance that goes on or is planned. Example: ops maintenance list"""
     from db.repositories import MaintenanceWindowRepository
 
     columns = ("id", "title", "matchers", "starts at", "ends at")
-    _list(MaintenanceWindowRepository, "maintenance", columns, every, limit)
+    _list(MaintenanceWindowRepository, "maintenance", columns, every, limit, before)
 
 
 @maintenance.command("end")
@@ -106,13 +108,14 @@ def view(window: Silence | MaintenanceWindow) -> dict[str, Any]:
     return {field: getattr(window, field) for field in fields if hasattr(window, field)}
 
 
-def _list(repository: Any, noun: str, columns: tuple[str, ...], every: bool, limit: int) -> None:
+def _list(repository: Any, noun: str, columns: tuple[str, ...], every: bool, limit: int, before: int | None) -> None:
     with acting.session(write=False) as (session, _):
         rows = repository(session)
         model = rows.model
         where = [] if every else [model.ends_at > datetime.now(UTC), model.ended_at.is_(None)]
-        items = [view(each) for each in rows.list_(*where, limit=limit).items]
+        page = rows.list_(*where, limit=limit, before=before)
+        items = [view(each) for each in page.items]
     if not out.json:
         for item in items:
             item["matchers"] = say(item["matchers"])
-    out.page(noun, (*columns, "ended at") if every else columns, items, None)
+    out.page(noun, (*columns, "ended at") if every else columns, items, str(page.next) if page.next else None)
