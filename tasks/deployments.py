@@ -114,6 +114,8 @@ def _pin(job: Any, plan: plans.Plan) -> None:
         )
     if "environment" in plan.body:
         plan.body["environment"]["OPS_RELEASE_DIGEST"] = found
+    if plan.body.get("artifact") is not None:
+        plan.body["artifact"]["digest"] = found
 
 
 def follow(effect: Effect, output: Output, reports: Reports) -> tuple[dict[str, Any], dict[str, Any]]:

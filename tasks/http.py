@@ -7,21 +7,22 @@ Everything else may be, this host and its network too: that is where application
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import io
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 #: The most of a body that is read.
 MAX_BODY_BYTES = 64 * 1024
-
+_PIECE_BYTES = 8192
 
 #: Link-local, where every cloud's metadata is; and those that are elsewhere: Alibaba, Oracle, Azure, AWS, GCP.
 _METADATA: tuple[IPv4Network | IPv6Network, ...] = tuple(
@@ -65,6 +66,49 @@ def request(
     """Send one request, once: nothing here repeats it. ``timeout`` as for :func:`get`; ``headers`` beside those that
     HTTP itself needs. Raises HttpError, whose ``sent`` says whether it may have been heard."""
     start = time.monotonic()
+    answered = bytearray()
+
+    def keep(_status: int, chunk: bytes) -> bool:
+        answered.extend(chunk)
+        return len(answered) < MAX_BODY_BYTES
+
+    status = _exchange(method, url, timeout, headers or {}, body, keep)
+    return Answer(status, bytes(answered[:MAX_BODY_BYTES]), time.monotonic() - start)
+
+
+def download(url: str, into: IO[bytes], *, timeout: float, most: int) -> str:
+    """Write what is there into a file as it comes; its SHA-256, in hexadecimal. ``timeout`` as for :func:`get`.
+
+    Raises HttpError, also where it has more than ``most`` bytes, or the answer is not 200.
+    """
+    found, size = hashlib.sha256(), 0
+
+    def keep(status: int, chunk: bytes) -> bool:
+        nonlocal size
+        size += len(chunk)
+        if status == 200 and size <= most:
+            found.update(chunk)
+            into.write(chunk)
+        return status == 200 and size <= most
+
+    status = _exchange("GET", url, timeout, {}, None, keep)
+    if status != 200:
+        raise HttpError(f"it answered {status}")
+    if size > most:
+        raise HttpError(f"it is larger than {most} bytes")
+    return found.hexdigest()
+
+
+def _exchange(
+    method: str,
+    url: str,
+    timeout: float,
+    headers: Mapping[str, str],
+    body: bytes | None,
+    keep: Callable[[int, bytes], bool],
+) -> int:
+    """One request; the body goes to ``keep``, piece by piece, as long as that is true. The status."""
+    start = time.monotonic()
     left = _Deadline(start + timeout)
     sending = False
     try:
@@ -77,14 +121,13 @@ def request(
         with _open(parts.scheme, parts.hostname, port, left) as sock:
             asking = _Socket(sock, left)
             try:
-                status, answered = _ask(asking, method, target, {**(headers or {}), **own}, body)
+                return _ask(asking, method, target, {**headers, **own}, body, keep)
             finally:
                 sending = asking.used
     except TimeoutError:
         raise HttpError(f"no answer within {timeout:g} s", sent=sending) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise HttpError(_reason(error), sent=sending) from None
-    return Answer(status, answered, time.monotonic() - start)
 
 
 def _open(scheme: str, host: str, port: int, left: _Deadline) -> socket.socket:
@@ -127,15 +170,21 @@ def _within(address: IPv4Address | IPv6Address) -> list[IPv4Address]:
     return [each for each in found if each is not None]
 
 
-def _ask(sock: _Socket, method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> tuple[int, bytes]:
+def _ask(
+    sock: _Socket,
+    method: str,
+    target: str,
+    headers: Mapping[str, str],
+    body: bytes | None,
+    keep: Callable[[int, bytes], bool],
+) -> int:
     connection = http.client.HTTPConnection("localhost")  # never opened: the socket is
     connection.sock = sock
     connection.request(method, target, body=body, headers=dict(headers))
     with connection.getresponse() as response:
-        answered = b""
-        while len(answered) < MAX_BODY_BYTES and (chunk := response.read1(8192)):
-            answered += chunk
-        return response.status, answered[:MAX_BODY_BYTES]
+        while (chunk := response.read1(_PIECE_BYTES)) and keep(response.status, chunk):
+            pass
+        return response.status
 
 
 @lru_cache(maxsize=1)

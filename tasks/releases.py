@@ -15,6 +15,7 @@ from db.releases import Kind, Reference
 #: So much is read of one tree; larger ones belong into an archive.
 MAX_FILES = 200_000
 GIT_SECONDS = 30
+FOLDER_ENTRY = b"d"
 _CHUNK = 1024 * 1024
 
 
@@ -41,16 +42,29 @@ def tree_digest(path: Path) -> str:
         if stat.S_ISREG(path.stat().st_mode):
             return f"sha256:{_file_digest(path)}"
         found = hashlib.sha256()
-        for count, (name, entry) in enumerate(_entries(path)):
+        for count, (name, entry) in enumerate(entries(path)):
             if count >= MAX_FILES:
                 raise ReleaseError(f"the release has more than {MAX_FILES} files")
-            found.update(f"{len(name)}:".encode() + name + _entry(entry))
+            found.update(tree_line(name, _entry(entry)))
     except OSError as error:
         raise ReleaseError(f"the release cannot be read: {error.strerror}: {path.name}") from None
     return f"sha256:{found.hexdigest()}"
 
 
-def _entries(root: Path) -> Iterator[tuple[bytes, Path]]:
+def tree_line(name: bytes, entry: bytes) -> bytes:
+    """What one entry adds to a tree's digest, in the order of :func:`entries`."""
+    return f"{len(name)}:".encode() + name + entry
+
+
+def link_entry(target: bytes) -> bytes:
+    return b"l%d:" % len(target) + target
+
+
+def file_entry(is_executable: bool, digest: str) -> bytes:
+    return (b"x" if is_executable else b"f") + digest.encode()
+
+
+def entries(root: Path) -> Iterator[tuple[bytes, Path]]:
     """Everything below a folder, by name, in an order that is the same everywhere; links are not followed."""
     waiting = [root]
     while waiting:
@@ -64,12 +78,11 @@ def _entries(root: Path) -> Iterator[tuple[bytes, Path]]:
 def _entry(path: Path) -> bytes:
     mode = path.lstat().st_mode
     if stat.S_ISLNK(mode):
-        target = os.fsencode(path.readlink())
-        return b"l%d:" % len(target) + target
+        return link_entry(os.fsencode(path.readlink()))
     if stat.S_ISDIR(mode):
-        return b"d"
+        return FOLDER_ENTRY
     if stat.S_ISREG(mode):
-        return (b"x" if mode & stat.S_IXUSR else b"f") + _file_digest(path).encode()
+        return file_entry(bool(mode & stat.S_IXUSR), _file_digest(path))
     raise ReleaseError(f"the release holds what is neither file, folder nor link: {path.name}")
 
 
@@ -81,19 +94,23 @@ def _file_digest(path: Path) -> str:
     return found.hexdigest()
 
 
+def git_environment() -> dict[str, str]:
+    """What git may know here: who this user is, and nothing that asks a person or runs a program by its address."""
+    environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "SSH_AUTH_SOCK") if name in os.environ}
+    return environment | {
+        "GIT_TERMINAL_PROMPT": "0", "GIT_ALLOW_PROTOCOL": "https:http:ssh:file", "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_SSH_COMMAND": "ssh -oBatchMode=yes",
+    }  # fmt: skip
+
+
 def commit_of(location: str, version: str) -> str:
     """``git:`` and the commit that a tag (first) or branch is at. Raises ReleaseError."""
     names = [f"refs/tags/{version}^{{}}", f"refs/tags/{version}", f"refs/heads/{version}"]
     # A version begins with a letter or digit and an address with no dash; what follows `--` is no option in any case.
     argv = ["git", "ls-remote", "--", location, *names]
-    environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "SSH_AUTH_SOCK") if name in os.environ}
-    environment |= {
-        "GIT_TERMINAL_PROMPT": "0", "GIT_ALLOW_PROTOCOL": "https:http:ssh:file", "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_SSH_COMMAND": "ssh -oBatchMode=yes",
-    }  # fmt: skip
     try:
         done = subprocess.run(
-            argv, env=environment, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, timeout=GIT_SECONDS,
+            argv, env=git_environment(), cwd="/", stdin=subprocess.DEVNULL, capture_output=True, timeout=GIT_SECONDS,
             check=False, start_new_session=True,
         )  # fmt: skip
     except FileNotFoundError:

@@ -72,6 +72,8 @@ def add(
     release = plans.release_of(what, version)
     if digest is not None:
         _fits(digest, release)
+    elif release is not None and release.kind is Kind.URL and what.driver in rollouts.HOST_DRIVERS:
+        raise InvalidInput("what is fetched from an address needs its digest", hint="ops deploy --digest sha256:...")
     document = what.document()
     deployment = DeploymentRepository(session).add(
         Deployment(

@@ -175,7 +175,8 @@ def _docker(attempt: Attempt) -> dict[str, Any]:
 def _on_hosts(attempt: Attempt) -> dict[str, Any]:
     what = attempt.frozen
     environment = what.settings["environment"] | what.configuration.environment | attempt.opened | attempt.names
-    return rollouts.body(what, environment, attempt.hosts, what.settings | attempt.settings_opened)
+    settings = what.settings | attempt.settings_opened
+    return rollouts.body(what, environment, attempt.hosts, settings, attempt.release, attempt.digest)
 
 
 #: The plan of each driver that does not work on hosts.

@@ -12,7 +12,7 @@ from db.errors import Conflict, InvalidInput
 from db.frozen import Frozen
 from db.ledger import clean
 from db.models import Deployment, DeploymentHost, Infrastructure
-from db.releases import Kind, reference
+from db.releases import Kind, Reference, reference
 from db.repositories import DeploymentHostRepository, HostRepository
 from db.specs import ApplicationConfiguration
 from db.states import HOST_TRANSITIONS, HostStatus
@@ -31,8 +31,8 @@ def refuse_unfit(configuration: ApplicationConfiguration, infrastructure: Infras
         )
     if infrastructure.driver in HOST_DRIVERS and configuration.artifact is not None:
         kind = reference(configuration.artifact, "1").kind
-        if kind is not Kind.PATH:
-            raise InvalidInput(f"the {infrastructure.driver} driver brings a folder or tar of the worker's, no {kind}")
+        if kind is Kind.IMAGE:
+            raise InvalidInput(f"the {infrastructure.driver} driver brings a folder, a tar or a commit, no image")
 
 
 def hosts_of(
@@ -68,16 +68,24 @@ def hosts_of(
 
 
 def body(
-    what: Frozen, environment: dict[str, str], hosts: list[dict[str, Any]], settings: dict[str, Any]
+    what: Frozen,
+    environment: dict[str, str],
+    hosts: list[dict[str, Any]],
+    settings: dict[str, Any],
+    release: Reference | None,
+    digest: str | None,
 ) -> dict[str, Any]:
     """The plan of a driver for hosts, see ``tasks.drivers.rollout``."""
     configuration = what.configuration
+    artifact = None
+    if release is not None:
+        artifact = {"kind": release.kind.value, "location": release.location, "digest": digest}
     return {
         "hosts": hosts,
         "settings": settings,
         "environment": environment,
         "command": ["/bin/sh", "-c", *what.command] if configuration.shell else what.command,
-        "artifact": configuration.artifact,
+        "artifact": artifact,
         "folder": what.working_directory,
         "health": configuration.health.model_dump() | {"url": what.health_check_url},
         "rollout": configuration.rollout.model_dump(),

@@ -1,28 +1,64 @@
-"""What is brought to a host: a folder or a tar, packed anew so that unpacking it can leave nothing outside of it."""
+"""What is brought to a host: content with the digest that was asked for, packed anew so that unpacking it can leave
+nothing outside of it."""
 
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import stat
 import tarfile
-from collections.abc import Iterator
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
+from db.releases import Kind
+from tasks import http
+from tasks.drivers.checkout import archive_of
 from tasks.drivers.rollout import TargetError
+from tasks.releases import FOLDER_ENTRY, entries, file_entry, link_entry, tree_line
 
 #: More files than that are a mistake (a home folder, a build's cache).
 MAX_MEMBERS = 200_000
+#: Of what is downloaded, and of what an archive unpacks to.
+MAX_DOWNLOAD_BYTES = 4 * 1024**3
+MAX_UNPACKED_BYTES = 16 * 1024**3
+DOWNLOAD_SECONDS = 900.0
+_CHUNK = 1024 * 1024
 
 
-def pack(artifact: str, folder: str | None, version: str, into: IO[bytes]) -> str:
-    """Write a tar of the artifact; answers its digest, which is the same for the same content.
+def bring(artifact: dict[str, Any], folder: str | None, into: IO[bytes]) -> str:
+    """Write a tar of the artifact (its ``kind``, ``location`` and ``digest``) as :func:`pack` does, and see that it is
+    what was asked for. Raises TargetError where it is not, or there is no digest to say so."""
+    kind, location, wanted = Kind(artifact["kind"]), artifact["location"], artifact["digest"]
+    if not wanted:
+        raise TargetError("nothing says what the artifact must be: ops deploy --digest sha256:...", permanent=True)
+    if kind is Kind.PATH:
+        return pack(location, folder, into, wanted)
+    with tempfile.TemporaryFile() as fetched:
+        if kind is Kind.URL:
+            try:
+                found = http.download(location, fetched, timeout=DOWNLOAD_SECONDS, most=MAX_DOWNLOAD_BYTES)
+            except http.HttpError as error:
+                raise TargetError(f"the artifact cannot be downloaded: {error}") from None
+            _same(f"sha256:{found}", wanted)
+        elif kind is Kind.GIT:  # git itself sees to it that what a commit names is that content
+            archive_of(location, wanted.removeprefix("git:"), fetched)
+        else:
+            raise TargetError(f"an {kind} is nothing that can be brought to a host")
+        return _packed(lambda: _write(_of_tar(fetched), into))
+
+
+def pack(location: str, folder: str | None, into: IO[bytes], wanted: str | None = None) -> str:
+    """Write a tar of a folder or tar here; answers its digest, which is the same for the same content.
 
     Names are relative and stay inside; links may point to what is inside; owners, times and special bits are left out.
-    Raises TargetError for everything else.
+    ``wanted`` is what ``tasks.releases.tree_digest`` says of it, None: whatever it is. It is compared with what was
+    packed, so what is changed while it is read is noticed. Raises TargetError.
     """
-    path = Path(artifact.replace("{version}", version))
+    path = Path(location)
     if not path.is_absolute():
         if folder is None:
             raise TargetError("the artifact's path is relative, and the application has no working folder")
@@ -30,46 +66,79 @@ def pack(artifact: str, folder: str | None, version: str, into: IO[bytes]) -> st
         path = home / path
         if not path.resolve().is_relative_to(home):
             raise TargetError("the artifact is outside of the application's working folder")
-    try:
+
+    def packed() -> str:
         if path.is_dir():
-            members = _of_folder(path)
-        elif path.is_file():
-            members = _of_tar(path)
-        else:
+            tree = hashlib.sha256()
+            digest = _write(_of_folder(path, tree), into)
+            _same(f"sha256:{tree.hexdigest()}", wanted)
+            return digest
+        if not path.is_file():
             raise TargetError(f"there is no artifact {path.name} in {path.parent}")
-        return _write(members, into)
-    except (OSError, tarfile.TarError) as error:
+        with tempfile.TemporaryFile() as copy:
+            _same(f"sha256:{_copy(path, copy)}", wanted)
+            return _write(_of_tar(copy), into)
+
+    return _packed(packed)
+
+
+def _packed(work: Callable[[], str]) -> str:
+    try:
+        return work()
+    except tarfile.TarError as error:
+        raise TargetError(f"the artifact is no tar that can be read: {str(error).splitlines()[0]}") from None
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise TargetError(f"the artifact cannot be read: {said}") from None
 
 
-Member = tuple[tarfile.TarInfo, "IO[bytes] | None"]
+def _same(found: str, wanted: str | None) -> None:
+    if wanted is not None and found != wanted:
+        raise TargetError(
+            f"the artifact is other content than was asked for ({wanted}): it is {found}; nothing was touched",
+            permanent=True,
+        )
 
 
-def _of_folder(root: Path) -> Iterator[Member]:
-    for folder, folders, files in os.walk(root):
-        folders.sort()
-        for name in sorted([*files, *folders]):
-            path = Path(folder) / name
-            found = path.lstat()
-            info = tarfile.TarInfo(path.relative_to(root).as_posix())
-            info.mode = found.st_mode
-            if stat.S_ISLNK(found.st_mode):
-                info.type, info.linkname = tarfile.SYMTYPE, str(path.readlink())
-                yield info, None
-            elif stat.S_ISDIR(found.st_mode):
-                info.type = tarfile.DIRTYPE
-                yield info, None
-            elif stat.S_ISREG(found.st_mode):
-                with path.open("rb") as content:
-                    info.size = os.fstat(content.fileno()).st_size
-                    yield info, content
-            else:
-                raise TargetError(f"the artifact holds what is no file, folder or link: {info.name}")
+def _copy(path: Path, into: IO[bytes]) -> str:
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while data := file.read(_CHUNK):
+            found.update(data)
+            into.write(data)
+    return found.hexdigest()
 
 
-def _of_tar(path: Path) -> Iterator[Member]:
-    with tarfile.open(path) as archive:
+Member = tuple[tarfile.TarInfo, "IO[bytes] | _Hashed | None"]
+
+
+def _of_folder(root: Path, tree: hashlib._Hash) -> Iterator[Member]:
+    """What is in a folder; ``tree`` becomes its digest as it is packed."""
+    for name, path in entries(root):
+        found = path.lstat()
+        info = tarfile.TarInfo(path.relative_to(root).as_posix())
+        info.mode = found.st_mode
+        if stat.S_ISLNK(found.st_mode):
+            info.type, info.linkname = tarfile.SYMTYPE, str(path.readlink())
+            yield info, None
+            tree.update(tree_line(name, link_entry(os.fsencode(info.linkname))))
+        elif stat.S_ISDIR(found.st_mode):
+            info.type = tarfile.DIRTYPE
+            yield info, None
+            tree.update(tree_line(name, FOLDER_ENTRY))
+        elif stat.S_ISREG(found.st_mode):
+            with path.open("rb") as file:
+                info.size = os.fstat(file.fileno()).st_size
+                digest = hashlib.sha256()
+                yield info, _Hashed(file, digest)
+            tree.update(tree_line(name, file_entry(bool(found.st_mode & stat.S_IXUSR), digest.hexdigest())))
+        else:
+            raise TargetError(f"the artifact holds what is no file, folder or link: {info.name}")
+
+
+def _of_tar(file: IO[bytes]) -> Iterator[Member]:
+    file.seek(0)
+    with tarfile.open(fileobj=file) as archive:
         for found in archive:
             info = tarfile.TarInfo(found.name)
             info.mode, info.type, info.linkname = found.mode, found.type, found.linkname
@@ -85,6 +154,7 @@ def _of_tar(path: Path) -> Iterator[Member]:
 def _write(members: Iterator[Member], into: IO[bytes]) -> str:
     digest = hashlib.sha256()
     seen: dict[PurePosixPath, bytes] = {}
+    size = 0
     with tarfile.open(fileobj=into, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for info, content in members:
             name = _safe(info, seen)
@@ -92,6 +162,9 @@ def _write(members: Iterator[Member], into: IO[bytes]) -> str:
                 continue
             if len(seen) >= MAX_MEMBERS:
                 raise TargetError(f"the artifact has more than {MAX_MEMBERS} files")
+            size += info.size
+            if size > MAX_UNPACKED_BYTES:
+                raise TargetError(f"the artifact unpacks to more than {MAX_UNPACKED_BYTES} bytes")
             seen[name] = info.type
             info.name = name.as_posix()
             info.mode = 0o755 if info.isdir() or info.mode & 0o100 else 0o644
@@ -139,7 +212,7 @@ def _stays(folder: PurePosixPath, link: str) -> bool:
 class _Hashed:
     """A file that is hashed as it is read."""
 
-    def __init__(self, content: IO[bytes], digest: hashlib._Hash) -> None:
+    def __init__(self, content: IO[bytes] | _Hashed, digest: hashlib._Hash) -> None:
         self._content = content
         self._digest = digest
 

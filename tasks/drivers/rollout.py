@@ -82,7 +82,8 @@ class Target(Protocol):
         """Return when it is healthy; raise when it is not and the gate's patience has ended."""
 
     async def bring_back(self) -> str | None:
-        """Make the last good release the current one again and start it; the one that runs now, None: nothing."""
+        """Make the last good release the current one again and start it; the one that runs now, None: nothing.
+        ``health`` then asks about that one."""
 
     async def cleanup(self) -> None:
         """Remove what is needed no more, after a success."""
@@ -258,7 +259,16 @@ class Rollout:
             self._tell(host, status, f"{why}it could not be brought back: {error}", **now)
             return
         host.switched = None
-        self._tell(host, HostStatus.ROLLED_BACK, f"{why}back to {release or 'nothing'}", release=release)
+        try:
+            if release is not None:
+                await host.target.health()
+        except TargetError as error:
+            self._tell(host, HostStatus.FAILED, f"{why}back to {release}, and then: {error}", release=release)
+        except asyncio.CancelledError:  # the end was asked for; what runs there is known
+            text = f"{why}back to {release}; stopped before that was known to be healthy"
+            self._tell(host, HostStatus.FAILED, text, release=release)
+        else:
+            self._tell(host, HostStatus.ROLLED_BACK, f"{why}back to {release or 'nothing'}", release=release)
 
     def _tell(self, host: Known, status: HostStatus, message: str | None, **more: Any) -> None:
         host.status, host.message = status, message

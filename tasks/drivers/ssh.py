@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks.drivers import rollout
-from tasks.drivers.artifacts import pack
+from tasks.drivers.artifacts import bring
 from tasks.drivers.remote import Remote, errors, reason_of, text_of
 from tasks.drivers.reporting import Worker
 from tasks.drivers.rollout import Switched, Target, TargetError
@@ -80,6 +80,8 @@ class SshTarget:
         self._holder: asyncssh.SSHClientProcess[bytes] | None = None
         self._release = release.name
         self._previous: str | None = None
+        #: Of the release that runs, where it is another than the plan's.
+        self._version: dict[str, str] = {}
 
     @property
     def name(self) -> str:
@@ -136,8 +138,9 @@ class SshTarget:
             version = json.loads(said).get("version", "")
         except (ValueError, AttributeError):
             version = ""
+        self._release, self._version = str(to), {"OPS_VERSION": str(version)}  # from here on it is asked about that one
         try:
-            await self._command("command", f"releases/{to}", self._plan["command"], OPS_VERSION=str(version))
+            await self.start()
         except TargetError as error:
             raise TargetError(f"switched back to {to}, and then: {error}", release=to) from None
         return str(to)
@@ -180,10 +183,12 @@ class SshTarget:
             raise TargetError(f"refused: a newer deployment has been here (fence {said})", permanent=True)
         raise TargetError(f"the host cannot be taken: {said or f'exit code {code}'}", permanent=code is not None)
 
-    async def _command(self, step: str, folder: str, argv: list[str], **more: str) -> None:
+    async def _command(self, step: str, folder: str, argv: list[str]) -> None:
         """One of the application's own commands; its output goes into the log."""
         seconds = int(self._plan["steps"]["timeout_seconds"])
-        environment = self._made.environment | {"OPS_HOST": self.name, "OPS_RELEASE_FOLDER": self._release} | more
+        environment = (
+            self._made.environment | {"OPS_HOST": self.name, "OPS_RELEASE_FOLDER": self._release} | self._version
+        )
         process = await self._remote.open(self._scripts.command(folder, argv, environment, seconds))
         lines = {stream: _Lines(self.name, stream, self._worker) for stream in ("stdout", "stderr")}
         try:
@@ -294,7 +299,7 @@ async def make(plan: dict[str, Any], worker: Worker) -> Sequence[Target]:
     if plan["artifact"] is not None:
         # Without a name, so that it is gone with this process however that ends.
         file = tempfile.TemporaryFile()  # noqa: SIM115
-        digest = pack(plan["artifact"], plan["folder"], plan["environment"]["OPS_VERSION"], file)
+        digest = bring(plan["artifact"], plan["folder"], file)
         file.flush()
         archive = os.dup(file.fileno())
     release = Release(plan, archive, digest, key)

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from db.connection import get_db_session
+from db.repositories import ApplicationRepository
 from db.service import DatabaseService
-from db.services import deployments, hosts, rollouts
+from db.services import applications, deployments, hosts, rollouts
 from tests.e2e.platform import Deployed, Platform
 from tests.e2e.process import until
 from tests.tasks.hosted import needs_sshd
@@ -59,9 +60,21 @@ class Estate:
         configuration = {"rollout": rollout, "shell": True}
         return service.register_application(name, [LOGGED], configuration=configuration).id
 
-    def deploy(self, version: str = "1") -> Deployed:
+    def bring(self, artifact: str) -> None:
+        """From now on there is content to be brought to the hosts."""
         with get_db_session() as session:
-            made = DatabaseService(session).create_deployment(self.platform.user, self.app, self.place, version)
+            application = ApplicationRepository(session).require(self.app)
+            applications.edit(
+                session, application=application, configuration=application.configuration | {"artifact": artifact}
+            )
+
+    def deploy(self, version: str = "1", digest: str | None = None) -> Deployed:
+        with get_db_session() as session:
+            made = deployments.create(
+                session, user_id=self.platform.user, application_id=self.app, infrastructure_id=self.place,
+                version=version, digest=digest,
+            )  # fmt: skip
+            session.flush()
             return Deployed(made.id, str(made.job_id), deployments.lock_key(made))
 
     def retry(self, deployed: Deployed, **options: bool) -> Deployed:
@@ -122,6 +135,22 @@ def test_a_version_is_put_on_all_hosts_and_each_is_told(platform: Platform, esta
     assert estate.statuses(deployed) == ["healthy"] * 3
     assert all(str(each.current()).startswith(f"v1~x-{deployed.id}-") for each in estate.servers)
     assert "BEGIN OPENSSH" not in str(platform.rows("SELECT content FROM deployment_logs"))
+
+
+def test_content_that_is_pinned_is_brought_and_other_content_reaches_no_host(
+    platform: Platform, estate: Estate, tmp_path: Path
+) -> None:
+    (tmp_path / "v1").mkdir()
+    (tmp_path / "v1" / "page").write_text("one")
+    estate.bring(f"{tmp_path}/{{version}}")
+    platform.worker("w1", processes=1)
+    assert platform.wait_ended(estate.deploy("v1")) == "success"
+    assert [(each.app() / "current" / "page").read_text() for each in estate.servers] == ["one"] * 3
+    before = [each.current() for each in estate.servers]
+    other = estate.deploy("v1", digest="sha256:" + "0" * 64)
+    assert platform.wait_ended(other) == "failed"
+    assert "the content of v1 is another by now" in str(platform.rows("SELECT error_message FROM deployments"))
+    assert [each.current() for each in estate.servers] == before
 
 
 @pytest.mark.slow

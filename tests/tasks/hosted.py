@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from db.releases import reference
+from tasks.releases import resolve
 from tests.tasks.conftest import Program
 from tests.tasks.sshd import CAN, NEEDS, Server, make_key
 
@@ -60,12 +62,21 @@ class Hosts:
         return {
             "hosts": given.get("hosts", rows), "settings": settings | given.get("settings", {}),
             "environment": environment,
-            "command": given.get("argv", ["/bin/sh", "-c", command]), "artifact": given.get("artifact"),
+            "command": given.get("argv", ["/bin/sh", "-c", command]),
+            "artifact": self._artifact(given.get("artifact"), version),
             "folder": str(self.folder),
             "health": {"interval_seconds": 0.05, "timeout_seconds": 1.0, "attempts": 3, "url": given.get("url")},
             "rollout": ROLLOUT | given.get("rollout", {}),
             "steps": {"prepare": [], "health": None, "timeout_seconds": 30} | given.get("steps", {}),
         }  # fmt: skip
+
+    def _artifact(self, artifact: dict[str, Any] | str | None, version: str) -> dict[str, Any] | None:
+        """As a worker pins it: of a place alone, with the digest that it has now."""
+        if artifact is None or isinstance(artifact, dict):
+            return artifact
+        found = reference(artifact, version)
+        digest = resolve(found, version, str(self.folder))
+        return {"kind": found.kind.value, "location": found.location, "digest": digest}
 
     def begin(self, plan: dict[str, Any]) -> Run:
         """Start the driver with a plan."""

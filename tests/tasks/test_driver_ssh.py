@@ -8,10 +8,13 @@ import signal
 import socket
 from pathlib import Path
 
+import pytest
+
 from tests.tasks.hosted import Hosts, hosts, needs_sshd
+from tests.tasks.repository import git, repository
 from tests.tasks.sshd import make_key
 
-__all__ = ["hosts"]
+__all__ = ["hosts", "repository"]
 pytestmark = needs_sshd
 
 
@@ -37,6 +40,7 @@ def test_a_release_is_brought_switched_to_and_started(hosts: Hosts):
     assert not list(server.app().glob("releases/.new-*"))
 
 
+@pytest.mark.slow
 def test_the_release_before_is_known_and_old_ones_go(hosts: Hosts):
     (server,) = hosts.add()
     for number in range(1, 7):
@@ -45,6 +49,7 @@ def test_the_release_before_is_known_and_old_ones_go(hosts: Hosts):
     assert {each.name for each in (server.app() / "releases").iterdir()} == {"6.0-6-6", "5.0-5-5"}
 
 
+@pytest.mark.slow
 def test_a_second_attempt_sees_what_the_first_did(hosts: Hosts):
     (server,) = hosts.add()
     kept = artifact(hosts)
@@ -96,6 +101,7 @@ def test_a_key_that_the_host_refuses_is_told_as_that(hosts: Hosts):
     assert "refuses user" in hosts.deploy("1.0").message()
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_leaves_what_runs_and_no_rest(hosts: Hosts):
     (server,) = hosts.add(memory="256k")
     hosts.deploy("1.0")
@@ -110,7 +116,7 @@ def test_a_service_that_starts_and_dies_is_not_healthy_and_the_host_is_brought_b
     (server,) = hosts.add()
     hosts.deploy("1.0")
     command = "echo $OPS_VERSION >>started; sleep 0.1 & echo $! >../../pid; wait"
-    health = ["sh", "-c", "kill -0 $(cat ../../pid)"]
+    health = ["sh", "-c", "[ $OPS_VERSION = 1.0 ] || kill -0 $(cat ../../pid)"]
     run = hosts.deploy(
         "2.0", command=command, steps={"health": health}, rollout={"on_failure": "rollback"}, good="1.0-1-1"
     )
@@ -120,6 +126,42 @@ def test_a_service_that_starts_and_dies_is_not_healthy_and_the_host_is_brought_b
     assert (server.app() / "current" / "started").read_text() == "1.0\n"
 
 
+def test_what_a_host_is_brought_back_to_is_asked_for_its_health_too(hosts: Hosts):
+    """By then the database of the release before may have been moved on: it runs, and does not serve."""
+    (server,) = hosts.add()
+    hosts.deploy("1.0")
+    health = ["sh", "-c", "echo $OPS_VERSION $OPS_RELEASE_FOLDER in $(basename $(pwd)) >>../../asked; exit 1"]
+    run = hosts.deploy("2.0", steps={"health": health}, rollout={"on_failure": "rollback"}, good="1.0-1-1")
+    assert run.statuses() == {"web1": "failed"}
+    assert run.message().endswith("; back to 1.0-1-1, and then: not healthy after 3 attempts: health exited with 1")
+    assert run.hosts["web1"]["release"] == server.current() == "1.0-1-1"
+    asked = (server.app() / "asked").read_text().splitlines()
+    assert asked == ["2.0 2.0-2-2 in 2.0-2-2"] * 3 + ["1.0 1.0-1-1 in 1.0-1-1"] * 3
+
+
+def test_content_that_was_changed_since_it_was_asked_for_reaches_no_host(hosts: Hosts):
+    (server,) = hosts.add()
+    plan = hosts.plan("1.0", artifact=artifact(hosts))
+    artifact(hosts, "changed")
+    run = hosts.begin(plan)
+    assert run.finish() == "failed"
+    assert run.end["message"].startswith(
+        f"the artifact is other content than was asked for ({plan['artifact']['digest']})"
+    )
+    assert run.hosts == {}
+    assert not server.app().exists()
+
+
+def test_a_commit_of_a_repository_is_brought(hosts: Hosts, repository: Path):
+    (server,) = hosts.add()
+    commit = git(repository, "rev-parse", "v1^{commit}")
+    run = hosts.deploy("v1", artifact=f"git:{repository}")
+    assert run.end["outcome"] == "ok", run.program.seen
+    assert (server.app() / "current" / "page").read_text() == "one"
+    assert f"git:{commit}" == hosts.plan("v1", artifact=f"git:{repository}")["artifact"]["digest"]
+
+
+@pytest.mark.slow
 def test_a_service_in_the_background_does_not_hold_the_host(hosts: Hosts):
     (server,) = hosts.add()
     command = "sleep 600 & echo $! >../../pid"
@@ -130,6 +172,7 @@ def test_a_service_in_the_background_does_not_hold_the_host(hosts: Hosts):
         os.kill(int((server.app() / "pid").read_text()), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_gate_that_hangs_ends_by_its_own_time(hosts: Hosts):
     (server,) = hosts.add()
     with socket.socket() as silent:
@@ -154,6 +197,7 @@ def test_a_connection_that_is_cut_while_the_command_runs_is_told_with_what_runs_
     assert hosts.deploy("2.0", command="test -f ../../end").end["outcome"] == "ok"
 
 
+@pytest.mark.slow
 def test_a_connection_that_is_cut_before_the_switch_is_tried_again(hosts: Hosts):
     (server,) = hosts.add()
     once = "test -f ../../once || { touch ../../once; echo begun; sleep 30; }"
@@ -192,6 +236,7 @@ def test_an_attempt_that_comes_back_late_changes_nothing(hosts: Hosts):
     assert not (server.app() / "late").exists()
 
 
+@pytest.mark.slow
 def test_hosts_that_share_a_lock_are_deployed_to_one_application_at_a_time(hosts: Hosts):
     (server,) = hosts.add()
     lock = {"lock": str(server.folder / "host.lock"), "lock_seconds": 0.3}
@@ -209,6 +254,7 @@ def test_half_of_the_hosts_fail_and_each_is_told_for_itself(hosts: Hosts):
     assert run.end["message"] == "2 of 4 hosts healthy; 2 failed (web2, web4)"
 
 
+@pytest.mark.slow
 def test_a_stop_leaves_what_is_not_switched_as_it_was(hosts: Hosts):
     (server,) = hosts.add()
     run = hosts.begin(hosts.plan("1.0", steps={"prepare": [["sh", "-c", "echo begun; sleep 5"]]}))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,9 @@ from db.releases import Kind, Reference, reference
 from db.specs import ApplicationConfiguration, DeploymentSpec
 from tasks import releases
 from tasks.releases import ReleaseError, commit_of, resolve, tree_digest
+from tests.tasks.repository import git, repository
+
+__all__ = ["repository"]
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SHA = "sha256:" + "a" * 64
@@ -36,9 +39,7 @@ def test_a_tree_has_one_digest_wherever_and_whenever_it_lies(tree: Path):
     shutil.copytree(tree, copy, symlinks=True)
     os.utime(copy / "data", (1, 1))
     assert tree_digest(copy) == first
-    assert (
-        tree_digest(tree / "data") == "sha256:cd84c1bd9d3ecaa1ce5ec4f8f4f9dfb9a2c8b8d2bd8a5a6ec1f6a1f0d1f2a3b4" or first
-    )
+    assert tree_digest(tree / "data") == f"sha256:{hashlib.sha256(bytes(3_000_000)).hexdigest()}"
 
 
 @pytest.mark.parametrize(
@@ -69,26 +70,6 @@ def test_what_cannot_be_read_is_one_line(tree: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(releases, "MAX_FILES", 2)
     with pytest.raises(ReleaseError, match="more than 2 files"):
         tree_digest(tree)
-
-
-def git(repository: Path, *words: str) -> str:
-    identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
-    done = subprocess.run(["git", *identity, "-C", str(repository), *words], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    if shutil.which("git") is None:
-        pytest.skip("needs Debian's git")
-    made = tmp_path / "repository"
-    subprocess.run(["git", "init", "-q", "-b", "main", str(made)], check=True)
-    git(made, "commit", "-q", "--allow-empty", "-m", "one")
-    git(made, "tag", "-a", "v1", "-m", "annotated")
-    git(made, "commit", "-q", "--allow-empty", "-m", "two")
-    git(made, "branch", "v1")
-    git(made, "branch", "feature/v2")
-    return made
 
 
 def test_a_tag_or_branch_is_the_commit_it_is_at(repository: Path):

@@ -161,38 +161,38 @@ BAD_MEMBERS = [
 def test_an_archive_that_would_leave_its_folder_is_refused(tmp_path, members):
     tar_of(tmp_path / "a.tar", *members)
     with pytest.raises(TargetError):
-        pack("a.tar", str(tmp_path), "1", io.BytesIO())
+        pack("a.tar", str(tmp_path), io.BytesIO())
 
 
 def test_a_folder_with_a_link_out_of_it_is_refused(tmp_path):
     (tmp_path / "build").mkdir()
     (tmp_path / "build" / "link").symlink_to("/etc/passwd")
     with pytest.raises(TargetError, match="leads out of it"):
-        pack("build", str(tmp_path), "1", io.BytesIO())
+        pack("build", str(tmp_path), io.BytesIO())
 
 
 def test_a_link_that_leads_out_of_the_working_folder_is_no_artifact(tmp_path):
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "up").symlink_to("..")
     with pytest.raises(TargetError, match="outside"):
-        pack("up", str(tmp_path / "work"), "1", io.BytesIO())
+        pack("up", str(tmp_path / "work"), io.BytesIO())
 
 
 def test_the_same_content_has_the_same_digest_and_a_change_another_one(tmp_path):
     (tmp_path / "build" / "d").mkdir(parents=True)
     (tmp_path / "build" / "d" / "a").write_text("1")
     (tmp_path / "build" / "l").symlink_to("d/a")
-    first = pack("build", str(tmp_path), "1", io.BytesIO())
+    first = pack("build", str(tmp_path), io.BytesIO())
     os.utime(tmp_path / "build" / "d" / "a", (1, 1))
-    assert pack("build", str(tmp_path), "1", io.BytesIO()) == first
+    assert pack("build", str(tmp_path), io.BytesIO()) == first
     (tmp_path / "build" / "d" / "a").write_text("2")
-    assert pack("build", str(tmp_path), "1", io.BytesIO()) != first
+    assert pack("build", str(tmp_path), io.BytesIO()) != first
 
 
 def test_what_is_packed_keeps_no_special_bits(tmp_path):
     tar_of(tmp_path / "a.tar", ("x", tarfile.REGTYPE, ""), ("y", tarfile.LNKTYPE, "x"))
     made = io.BytesIO()
-    pack("a.tar", str(tmp_path), "1", made)
+    pack("a.tar", str(tmp_path), made)
     made.seek(0)
     with tarfile.open(fileobj=made) as packed:
         found = [(each.name, each.mode) for each in packed]
