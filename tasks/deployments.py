@@ -18,7 +18,7 @@ from db.services import deployments, plans
 from db.services.deployments import LEASE_SECONDS, RUN_TASK
 from db.settings import get_settings
 from db.states import Outcome
-from tasks import releases
+from tasks import contents, releases
 from tasks.drivers import GRACE_SECONDS, PROGRAMS
 from tasks.effect import Effect, base_environment
 from tasks.masking import Masker
@@ -97,7 +97,7 @@ def _pin(job: Any, plan: plans.Plan) -> None:
         return
     try:
         found = releases.resolve(plan.release, plan.version, plan.folder)
-    except releases.ReleaseError as error:
+    except contents.ReleaseError as error:
         raise Ended(Outcome.FAILED, str(error)) from None
     if found is None:
         return

@@ -14,11 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from db.releases import Kind
 from tasks import http
+from tasks.contents import FOLDER_ENTRY, entries, file_entry, link_entry, tree_line
 from tasks.drivers.checkout import archive_of
 from tasks.drivers.rollout import TargetError
-from tasks.releases import FOLDER_ENTRY, entries, file_entry, link_entry, tree_line
 
 #: More files than that are a mistake (a home folder, a build's cache).
 MAX_MEMBERS = 200_000
@@ -30,21 +29,22 @@ _CHUNK = 1024 * 1024
 
 
 def bring(artifact: dict[str, Any], folder: str | None, into: IO[bytes]) -> str:
-    """Write a tar of the artifact (its ``kind``, ``location`` and ``digest``) as :func:`pack` does, and see that it is
-    what was asked for. Raises TargetError where it is not, or there is no digest to say so."""
-    kind, location, wanted = Kind(artifact["kind"]), artifact["location"], artifact["digest"]
+    """Write a tar of the artifact as :func:`pack` does, and see that it is what was asked for. ``artifact`` has a
+    ``kind`` (see ``db.releases``), a ``location`` and a ``digest``. Raises TargetError where it is other content, or
+    nothing says what it must be."""
+    kind, location, wanted = artifact["kind"], artifact["location"], artifact["digest"]
     if not wanted:
         raise TargetError("nothing says what the artifact must be: ops deploy --digest sha256:...", permanent=True)
-    if kind is Kind.PATH:
+    if kind == "path":
         return pack(location, folder, into, wanted)
     with tempfile.TemporaryFile() as fetched:
-        if kind is Kind.URL:
+        if kind == "url":
             try:
                 found = http.download(location, fetched, timeout=DOWNLOAD_SECONDS, most=MAX_DOWNLOAD_BYTES)
             except http.HttpError as error:
                 raise TargetError(f"the artifact cannot be downloaded: {error}") from None
             _same(f"sha256:{found}", wanted)
-        elif kind is Kind.GIT:  # git itself sees to it that what a commit names is that content
+        elif kind == "git":  # git itself sees to it that what a commit names is that content
             archive_of(location, wanted.removeprefix("git:"), fetched)
         else:
             raise TargetError(f"an {kind} is nothing that can be brought to a host")
@@ -55,7 +55,7 @@ def pack(location: str, folder: str | None, into: IO[bytes], wanted: str | None 
     """Write a tar of a folder or tar here; answers its digest, which is the same for the same content.
 
     Names are relative and stay inside; links may point to what is inside; owners, times and special bits are left out.
-    ``wanted`` is what ``tasks.releases.tree_digest`` says of it, None: whatever it is. It is compared with what was
+    ``wanted`` is what ``tasks.contents.tree_digest`` says of it, None: whatever it is. It is compared with what was
     packed, so what is changed while it is read is noticed. Raises TargetError.
     """
     path = Path(location)

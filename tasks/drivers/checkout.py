@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
+from tasks.contents import git_environment
 from tasks.drivers.rollout import TargetError
-from tasks.releases import git_environment
 
 FETCH_SECONDS = 600.0
 

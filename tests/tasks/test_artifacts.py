@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
+from tasks.contents import tree_digest
 from tasks.drivers import artifacts
 from tasks.drivers.artifacts import bring, pack
 from tasks.drivers.checkout import archive_of
 from tasks.drivers.rollout import TargetError
-from tasks.releases import tree_digest
 from tests.tasks.repository import git, repository
 
 __all__ = ["repository"]

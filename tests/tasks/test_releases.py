@@ -13,8 +13,9 @@ from db.errors import InvalidInput
 from db.fields import check
 from db.releases import Kind, Reference, reference
 from db.specs import ApplicationConfiguration, DeploymentSpec
-from tasks import releases
-from tasks.releases import ReleaseError, commit_of, resolve, tree_digest
+from tasks import contents
+from tasks.contents import ReleaseError, tree_digest
+from tasks.releases import commit_of, resolve
 from tests.tasks.repository import git, repository
 
 __all__ = ["repository"]
@@ -67,7 +68,7 @@ def test_what_cannot_be_read_is_one_line(tree: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(ReleaseError, match="neither file, folder nor link: pipe"):
         tree_digest(tree)
     (tree / "pipe").unlink()
-    monkeypatch.setattr(releases, "MAX_FILES", 2)
+    monkeypatch.setattr(contents, "MAX_FILES", 2)
     with pytest.raises(ReleaseError, match="more than 2 files"):
         tree_digest(tree)
 

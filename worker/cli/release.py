@@ -105,9 +105,9 @@ def commit_now(application: str, version: str) -> str | None:
 
 def look_up(release: Any, version: str, folder: str | None) -> tuple[str | None, str | None]:
     """The content's digest as it is seen from here, or why there is none."""
-    from tasks import releases
+    from tasks import contents, releases
 
     try:
         return releases.resolve(release, version, folder), None
-    except releases.ReleaseError as error:
+    except contents.ReleaseError as error:
         return None, str(error)
