@@ -74,7 +74,11 @@ def public(kind: type) -> set[str]:
     ("theirs", "ours"),
     [
         (service.DatabaseService, aio.DatabaseService),
-        *((kind, getattr(aio, name)) for name, kind in vars(repositories).items() if hasattr(aio, name)),
+        *(
+            (kind, getattr(aio, name))
+            for name, kind in vars(repositories).items()
+            if hasattr(aio, name) and inspect.isclass(kind)
+        ),
     ],
 )
 def test_every_method_is_there_with_the_same_signature(theirs, ours):

@@ -245,6 +245,7 @@ def test_hosts_that_share_a_lock_are_deployed_to_one_application_at_a_time(hosts
     other = hosts.deploy("1.0", settings=lock, environment={"OPS_APPLICATION": "other"})
     assert "another deployment has held this host" in other.message()
     run.program.process.send_signal(signal.SIGKILL)
+    run.program.process.wait()
 
 
 def test_half_of_the_hosts_fail_and_each_is_told_for_itself(hosts: Hosts):
@@ -284,3 +285,4 @@ def test_secrets_are_on_no_command_line_of_a_host(hosts: Hosts):
         except (FileNotFoundError, ProcessLookupError):
             continue
     run.program.process.send_signal(signal.SIGKILL)
+    run.program.process.wait()

@@ -39,6 +39,7 @@ class Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 512  # with five places, a hundred at once wait for the kernel to try again
 
     def __init__(self, speak: Speak, tls: ssl.SSLContext | None = None) -> None:
         self.connections = 0
