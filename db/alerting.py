@@ -101,7 +101,8 @@ def _begin(seen: Condition, now: datetime) -> Step:
 
 
 def _is_ripe(since: datetime, seen: Condition, now: datetime) -> bool:
-    return now - since >= timedelta(seconds=seen.for_seconds)
+    # A time to come is one of before the clock was set back.
+    return max(now - since, timedelta()) >= timedelta(seconds=seen.for_seconds)
 
 
 def _says_more(known: Known, seen: Condition, now: datetime) -> bool:

@@ -234,7 +234,8 @@ class CheckRepository(Repository[MonitoringCheck]):
         ended = (
             update(CheckInterval)
             .where(CheckInterval.check_id.in_(states), CheckInterval.ended_at.is_(None))
-            .values(ended_at=now)
+            # It may have begun before the clock was set back.
+            .values(ended_at=func.greatest(now, CheckInterval.started_at))
         )
         self.session.execute(ended, execution_options={"synchronize_session": False})
         rows = [{"check_id": check_id, "state": state} for check_id, state in states.items()]
