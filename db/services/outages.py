@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from db.alerting import Condition
 from db.models import CheckInterval, CheckStanding, MonitoringCheck
-from db.repositories import MonitoringAlertRepository, TickRepository
+from db.repositories import TickRepository
 from db.repositories.outages import OutageRepository
 from db.services import silences
 from db.services.evaluation import Alerts, Observation, labels_of
@@ -110,10 +110,7 @@ def _may_be_down(known: Alerts, standing: CheckStanding) -> bool:
 
 def _last_look(session: Session) -> datetime | None:
     tick = TickRepository(session).get(TICK)
-    if tick is None or tick.last_success_at is None:
-        return None
-    # A time to come is one of before the clock was set back.
-    return min(tick.last_success_at, MonitoringAlertRepository(session).now()) - OVERLAP
+    return None if tick is None or tick.last_success_at is None else tick.last_success_at - OVERLAP
 
 
 def _was_maintained(session: Session, seen: Condition, spell: Spell) -> bool:

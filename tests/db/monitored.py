@@ -19,7 +19,7 @@ happenings = st.lists(
     st.one_of(
         st.tuples(st.sampled_from(["run", "run", "run", "run", "lost", "late", "twice"]), every),
         st.tuples(st.sampled_from(["look", "look", "look twice", "look cut", "dispatch", "dispatch cut", "restart"])),
-        st.tuples(st.just("jump"), st.integers(-90, 600)),
+        st.tuples(st.just("jump"), st.integers(-600, 600)),
     ),
     min_size=5,
     max_size=40,

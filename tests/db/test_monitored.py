@@ -47,7 +47,7 @@ class One:
         alert = self.store.newest()
         first = int(alert.episode) if alert else None
         found = spells([each for each in self.intervals if each.id >= (first or 0)], first)
-        since = None if self.looked_at is None else at(min(self.looked_at, now)) - OVERLAP
+        since = None if self.looked_at is None else at(self.looked_at) - OVERLAP
         self.looked_at = now
         if alert is not None and self.standing.is_flapping:
             return
