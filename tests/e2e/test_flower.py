@@ -85,7 +85,7 @@ def test_forged_events_neither_fill_it_nor_speak_to_whoever_looks(platform: Plat
     worker = platform.worker()
     flower = Flower(platform)
     channel = "/0.celeryev/task.x"
-    until(lambda: b"w1@" in flower.ask("/api/workers")[2] or b"w1@" in flower.ask("/metrics")[2], "it hears events")
+    until(lambda: b'worker="w1@' in flower.ask("/metrics")[2], "it hears the worker's own events")
     pipe = platform.broker.pipeline(transaction=False)
     for raw in ("junk", encoded([]), encoded(5), encoded({}), encoded({"type": 5}), event("task-received"),
                 event("task-received", uuid=[]), event("worker-online", hostname={}), event("task-x", uuid="1"),

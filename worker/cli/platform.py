@@ -131,14 +131,14 @@ def relay() -> None:
     from worker.publish import Line
     from worker.relay import Relay
 
-    for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, _raise_stop)
+    # Waited for, not caught: the loop survives every exception, and one from a signal's handler would be no other.
+    asked = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, asked)
     loop = Relay(Line(app), f"relay@{socket.gethostname()}", kind="relay")
+    loop.start()
     out.note("relaying; Ctrl-C stops")
-    try:
-        loop.run()
-    except _Stop:
-        loop.stop()
+    signal.sigwait(asked)
+    loop.stop()
 
 
 def _detach(stack: Stack, port: int | None, serve_port: int | None) -> int:
