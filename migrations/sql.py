@@ -44,6 +44,30 @@ def concurrently(*statements: str) -> None:
         op.execute(statement)
 
 
+def on_each_partition(table: str, name: str, column: str, how: str) -> None:
+    """CREATE INDEX of a table that is partitioned, concurrently on each partition; new ones have it from the start.
+
+    ``how``: what comes after the table's name. A try that failed is taken up where it stopped. The partitions' own
+    indexes are named as PostgreSQL does it.
+    """
+    if context.is_offline_mode():  # who runs the statements by hand sees the partitions, and may do it one by one
+        op.execute(f"-- squawk-ignore require-concurrent-index-creation\nCREATE INDEX {name} ON {table} {how}")
+        return
+    op.execute(f"CREATE INDEX IF NOT EXISTS {name} ON ONLY {table} {how}")
+    parts = op.get_bind().scalars(
+        sa.text(
+            "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = CAST(:table AS regclass) ORDER BY 1"
+        ),
+        {"table": table},
+    )
+    for part in parts.all():
+        own = f"{part.rpartition('.')[2]}_{column}_idx"
+        concurrently(
+            f"DROP INDEX CONCURRENTLY IF EXISTS {own}", f"CREATE INDEX CONCURRENTLY {own} ON {part} {how}"
+        )  # fmt: skip
+        op.execute(f"ALTER INDEX {name} ATTACH PARTITION {own}")
+
+
 def grant(*tables: str, hidden: tuple[str, ...] = (), undo: bool = False) -> None:
     """Name tables to `ops_grant`, whose rights the roles then get; ``hidden``: columns that `read` never sees.
 
@@ -55,8 +79,13 @@ def grant(*tables: str, hidden: tuple[str, ...] = (), undo: bool = False) -> Non
             continue
         wider = "".join(f"'{name}', " for name in names) + anchor
         before, after = (wider, anchor) if undo else (anchor, wider)
-        op.execute(
-            "DO $do$ DECLARE was text := pg_get_functiondef('ops_grant(name, text)'::regprocedure); BEGIN "
-            f"IF strpos(was, $t${before}$t$) = 0 THEN RAISE EXCEPTION 'ops_grant is not as it was made'; END IF; "
-            f"EXECUTE replace(was, $t${before}$t$, $t${after}$t$); END $do$"
-        )
+        edit("ops_grant(name, text)", before, after)
+
+
+def edit(function: str, before: str, after: str) -> None:
+    """Change this text in a function, named with its arguments' types, wherever it stands. It must be there."""
+    op.execute(
+        f"DO $do$ DECLARE was text := pg_get_functiondef('{function}'::regprocedure); BEGIN "
+        f"IF strpos(was, $t${before}$t$) = 0 THEN RAISE EXCEPTION '{function} is not as it was made'; END IF; "
+        f"EXECUTE replace(was, $t${before}$t$, $t${after}$t$); END $do$"
+    )

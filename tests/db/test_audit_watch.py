@@ -49,6 +49,19 @@ class TestWatch:
             ("item.updated", "1", {"price": [10, 11], "card": ["[secret]", None]}),
         ]
 
+    @pytest.mark.parametrize(("kind", "value"), [("int", "5"), ("jsonb", "'{\"id\": 7}'"), ("text", "'{}'")])
+    def test_columns_may_have_any_name(self, sql: Sql, owner, kind, value):
+        """Those by which the trigger itself calls rows and tables among them."""
+        names = ("x", "n", "o", "a", "c", "d", "k", "old", "new", "key", "keys", "noun", "secret", "new_rows")
+        self.watch(owner, "id int PRIMARY KEY, " + ", ".join(f"{name} {kind}" for name in names))
+        sql(f'INSERT INTO app."Order items" VALUES (1{f", {value}" * len(names)})')
+        sql('UPDATE app."Order items" SET x = NULL')
+        sql('DELETE FROM app."Order items"')
+        (_, _, made), (_, _, changed), (_, key, gone) = self.told(sql)
+        assert set(made) == {"id", *names}
+        assert (list(changed), changed["x"][1]) == (["x"], None)
+        assert (key, set(gone)) == ("1", {"id", *names} - {"x"})
+
     def test_rows_of_a_composite_key_are_told_apart(self, sql: Sql, owner):
         self.watch(owner, "b text, a text, n int, PRIMARY KEY (a, b)")
         sql("INSERT INTO app.\"Order items\" (a, b, n) VALUES ('x/y', 'z', 1), ('x', 'y/z', 2), ('x\\', '/', 3)")

@@ -14,7 +14,6 @@ from db.ledger import Bell
 from tests.conftest import Database
 from worker.relay import Relay
 
-
 #: `ops relay` whose every round says that it began, and lasts.
 ALWAYS_BUSY = """
 import time
@@ -60,7 +59,9 @@ def test_a_rescue_that_fails_every_time_silences_no_bell(database: Database, sql
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_relay_alone_stops_in_the_middle_of_a_round(database: Database, number: signal.Signals) -> None:
-    relay = subprocess.Popen([sys.executable, "-c", ALWAYS_BUSY], stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+    relay = subprocess.Popen(
+        [sys.executable, "-c", ALWAYS_BUSY], stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
     try:
         assert relay.stdout is not None
         assert relay.stdout.readline() == "a round\n"
