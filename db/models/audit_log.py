@@ -76,6 +76,7 @@ class AuditLog(Base):
         Index("ix_audit_logs_action", "action", "id", postgresql_ops={"action": "text_pattern_ops"}),
         Index("ix_audit_logs_task_id", "task_id", "id", postgresql_where=text("task_id IS NOT NULL")),
         Index("ix_audit_logs_at", "at", postgresql_using="brin"),
+        Index("ix_audit_logs_id", "id", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
         # The order in which entries are sealed and verified.
         Index("ix_audit_logs_xid", "xid", "id"),
         # Of all keys and values: a search may ask for a column without a value.

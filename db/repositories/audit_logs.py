@@ -16,6 +16,9 @@ from db.connection import apply_context
 from db.models import APIKey, Application, AuditLog, Deployment, Infrastructure, User
 from db.repositories.base import MAX_LIMIT, Page
 
+#: How many of the newest entries are looked at first.
+STRETCHES = (2**16, 2**20)
+
 
 class AuditLogRepository:
     """Read-only but for :meth:`add`: row changes are recorded by the database itself."""
@@ -35,7 +38,8 @@ class AuditLogRepository:
 
     def search(self, /, *, limit: int = 50, before: int | None = None, **asked: Any) -> Page[Any]:
         """Entries newest first; ``asked`` as for :meth:`conditions`."""
-        return self._page(self.conditions(**asked), limit, before)
+        where = self.conditions(**asked)
+        return self._page(where, limit, before) if asked.get("to") is None else self._look_back(where, limit, before)
 
     @staticmethod
     def conditions(
@@ -104,6 +108,20 @@ class AuditLogRepository:
     def get_user_activity(self, user_id: int, *, limit: int = 50, before: int | None = None) -> Sequence[AuditLog]:
         """What a user did, newest first."""
         return self._page([AuditLog.actor_type == "user", AuditLog.actor_id == user_id], limit, before).items
+
+    def _look_back(self, where: list[ColumnElement[bool]], limit: int, before: int | None) -> Page[Any]:
+        """A page of what is found by an index without an order: of all that it finds only as much is read as the
+        page needs, from a stretch of the newest entries, then from a longer one, then from the rest."""
+        limit = max(1, min(limit, MAX_LIMIT))
+        end = before if before is not None else (self.session.scalar(select(func.max(AuditLog.id))) or 0) + 1
+        rows: list[Any] = []
+        for begin in (*(end - stretch for stretch in STRETCHES), 0):
+            query = select(AuditLog).where(*where, AuditLog.id >= begin, AuditLog.id < end)
+            rows += self.session.scalars(query.order_by(AuditLog.id.desc()).limit(limit + 1 - len(rows)))
+            if len(rows) > limit or begin <= 0:
+                break
+            end = begin
+        return Page(rows[:limit], rows[limit - 1].id if len(rows) > limit else None)
 
     def _page(self, where: list[ColumnElement[bool]], limit: int, before: int | None) -> Page[Any]:
         if before is not None:

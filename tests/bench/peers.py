@@ -18,6 +18,8 @@ from sqlalchemy.orm import DeclarativeBase, Session, configure_mappers
 
 ROUNDS = {"one": 200, "hundred": 20, "update": 3}
 BULK = 5000
+#: The indexes by which ours is searched; the other tools have none.
+SEARCHED = ("action", "actor", "actor_id", "changes", "opened", "resource", "task_id")
 
 
 def columns() -> dict[str, sa.Column]:
@@ -67,9 +69,11 @@ def tables(engine: sa.Engine, tool: str) -> tuple[type, type]:
         theirs = [versioning_manager.transaction_cls.__table__, versioning_manager.activity_cls.__table__]
         Base.metadata.create_all(engine, tables=theirs)
     Base.metadata.create_all(engine)
-    if tool == "ours":
+    if tool in ("ours", "unsearchable"):
         with engine.begin() as connection:
             connection.execute(sa.text("SELECT ops_audit_watch('watched', ignore => '{updated_at}')"))
+            for index in SEARCHED if tool == "unsearchable" else ():
+                connection.execute(sa.text(f"DROP INDEX ix_audit_logs_{index}"))
         sa.event.listen(Session, "after_begin", say_who)
     return made  # type: ignore[return-value]
 

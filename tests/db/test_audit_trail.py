@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from db.connection import audit_context, get_db_session
 from db.models import Application, AuditLog, User
-from db.repositories import AuditLogRepository
+from db.repositories import AuditLogRepository, audit_logs
 from tests.bench.entries import FILL
 from tests.conftest import Database
 from worker.servers import OWNER_ROLE
@@ -226,6 +226,24 @@ def test_pages_of_the_trail_follow_each_other_without_a_gap(trail):
     assert [len(page) for page in pages] == [2, 2, 2]
     assert [key for page in pages for key in page] == whole == sorted(whole, reverse=True)
     assert len(trail.search(limit=0).items) == 1
+
+
+@pytest.mark.parametrize("stretches", [(), (1,), (3, 7), (10, 1000)])
+def test_a_search_by_value_looks_back_in_stretches_and_leaves_nothing_out(owner, session, monkeypatch, stretches):
+    monkeypatch.setattr(audit_logs, "STRETCHES", stretches)
+    owner.execute(FILL, [1, 40])
+    trail = AuditLogRepository(session)
+    statement = "SELECT id FROM audit_logs WHERE changes->'version'->>1 IN ('v1', 'v3') ORDER BY 1 DESC"
+    whole = [row[0] for row in owner.execute(statement)]
+    assert len(whole) == 20
+    found, before = [], None
+    while True:
+        page = trail.search(changed="version", to=("v1", "v3"), limit=3, before=before)
+        found += [entry.id for entry in page.items]
+        assert len(page.items) == 3 or page.next is None
+        if (before := page.next) is None:
+            break
+    assert found == whole
 
 
 def test_a_story_is_everything_about_some_things_in_order(trail, session):
