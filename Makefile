@@ -40,8 +40,8 @@ test: $(VENV)/.installed-dev ## Run all tests on servers of their own
 	@$(CLEAN_ENV) "$(BIN)/python" -m pytest $(AT_ONCE) $(ARGS)
 	@$(MAKE) test-schema
 
-test-unit: $(VENV)/.installed-dev ## Run the tests that start no workers
-	@$(CLEAN_ENV) "$(BIN)/python" -m pytest $(AT_ONCE) -m "not e2e and not slow" $(ARGS)
+test-unit: $(VENV)/.installed-dev ## Run the tests that need no servers
+	@$(CLEAN_ENV) "$(BIN)/python" -m pytest $(AT_ONCE) -m "not e2e and not slow and not servers" $(ARGS)
 
 test-schema: $(VENV)/.installed-dev ## Run the tests in a database that has tables of its own
 	@echo "== tests: in schema ops, beside an application's own users and alembic_version"

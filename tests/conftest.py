@@ -39,6 +39,13 @@ TEMPLATE = "ops_template"
 SCHEMA = os.environ.get("OPS_DATABASE_SCHEMA", "public")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What uses servers is marked so, by what it asks for."""
+    for item in items:
+        if "stack" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.servers)
+
+
 def pytest_sessionfinish() -> None:
     shutil.rmtree(_EMPTY, ignore_errors=True)
 
