@@ -45,8 +45,8 @@ def check_start(patience: float = PATIENCE_SECONDS) -> None:
 
 
 def check_schema(connection: Connection) -> None:
-    """Raises SchemaOutOfDate when migrations are missing here, or were made by a later release, and Refused when this
-    role has been given no rights."""
+    """Raises SchemaOutOfDate when migrations are missing here, or those of a later release have taken away what this one
+    needs, and Refused when this role has been given no rights."""
     schema = get_settings().database_schema
     try:
         with connection.begin_nested():
@@ -60,8 +60,10 @@ def check_schema(connection: Connection) -> None:
     if found is None:
         raise SchemaOutOfDate(f"the database has no tables of ours in schema {schema}; run: ops db upgrade")
     if found not in _revisions():
-        raise SchemaOutOfDate(f"the database is at migration {found}, which this release does not know: upgrade it")
-    if found != head_revision():
+        oldest = connection.scalar(text(f"SELECT {schema}.ops_runs_from()"))
+        if oldest not in _revisions():
+            raise SchemaOutOfDate(f"the database is at migration {found}, too new for this release: upgrade it")
+    elif found != head_revision():
         raise SchemaOutOfDate(
             f"the database is at migration {found}, this release needs {head_revision()}; run: ops db upgrade"
         )

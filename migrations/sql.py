@@ -44,6 +44,15 @@ def concurrently(*statements: str) -> None:
         op.execute(statement)
 
 
+def runs_from(revision: str) -> None:
+    """Say that only releases which have this migration can work on the database from now on: in one that takes away what
+    older ones use. Releases that lack it are refused when they start; those that run are not stopped."""
+    op.execute(
+        "CREATE OR REPLACE FUNCTION ops_runs_from() RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE "
+        f"AS $$ SELECT '{revision}' $$"
+    )
+
+
 def on_each_partition(table: str, name: str, column: str, how: str) -> None:
     """CREATE INDEX of a table that is partitioned, concurrently on each partition; new ones have it from the start.
 
