@@ -45,8 +45,8 @@ def check_start(patience: float = PATIENCE_SECONDS) -> None:
 
 
 def check_schema(connection: Connection) -> None:
-    """Raises SchemaOutOfDate when migrations are missing here, or those of a later release have taken away what this one
-    needs, and Refused when this role has been given no rights."""
+    """Raises SchemaOutOfDate when migrations are missing here, or those of a later release have taken away what this
+    one needs, and Refused when this role has been given no rights."""
     schema = get_settings().database_schema
     try:
         with connection.begin_nested():

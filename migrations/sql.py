@@ -45,8 +45,8 @@ def concurrently(*statements: str) -> None:
 
 
 def runs_from(revision: str) -> None:
-    """Say that only releases which have this migration can work on the database from now on: in one that takes away what
-    older ones use. Releases that lack it are refused when they start; those that run are not stopped."""
+    """Say that only releases which have this migration can work on the database from now on: in one that takes away
+    what older ones use. Releases that lack it are refused when they start; those that run are not stopped."""
     op.execute(
         "CREATE OR REPLACE FUNCTION ops_runs_from() RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE "
         f"AS $$ SELECT '{revision}' $$"
