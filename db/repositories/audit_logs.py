@@ -115,12 +115,14 @@ class AuditLogRepository:
         limit = max(1, min(limit, MAX_LIMIT))
         end = before if before is not None else (self.session.scalar(select(func.max(AuditLog.id))) or 0) + 1
         rows: list[Any] = []
-        for begin in (*(end - stretch for stretch in STRETCHES), 0):
+        begins = [0, *(end - stretch for stretch in reversed(STRETCHES))]
+        while end > 0 and len(rows) <= limit:
+            begin = begins.pop() if begins else 0
             query = select(AuditLog).where(*where, AuditLog.id >= begin, AuditLog.id < end)
             rows += self.session.scalars(query.order_by(AuditLog.id.desc()).limit(limit + 1 - len(rows)))
-            if len(rows) > limit or begin <= 0:
-                break
             end = begin
+            if not rows:  # it is rare: there is little of it in all the rest
+                begins = []
         return Page(rows[:limit], rows[limit - 1].id if len(rows) > limit else None)
 
     def _page(self, where: list[ColumnElement[bool]], limit: int, before: int | None) -> Page[Any]:
