@@ -17,7 +17,7 @@ from db.models import APIKey, Application, AuditLog, Deployment, Infrastructure,
 from db.repositories.base import MAX_LIMIT, Page
 
 #: How many of the newest entries are looked at first.
-STRETCHES = (2**16, 2**20)
+STRETCHES = (2**16, 2**18, 2**20)
 
 
 class AuditLogRepository:
@@ -111,7 +111,7 @@ class AuditLogRepository:
 
     def _look_back(self, where: list[ColumnElement[bool]], limit: int, before: int | None) -> Page[Any]:
         """A page of what is found by an index without an order: of all that it finds only as much is read as the
-        page needs, from a stretch of the newest entries, then from a longer one, then from the rest."""
+        page needs, from a stretch of the newest entries, then from longer ones, then from the rest."""
         limit = max(1, min(limit, MAX_LIMIT))
         end = before if before is not None else (self.session.scalar(select(func.max(AuditLog.id))) or 0) + 1
         rows: list[Any] = []
