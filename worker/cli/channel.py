@@ -19,7 +19,7 @@ Name = Annotated[str, typer.Argument(help="The channel's name.")]
 
 @app.command(
     epilog="Example: ops channel add pager webhook --url https://pager.example.com/hook    "
-    'Example: printf %s "slack://..." | ops channel add chat apprise    '
+    'Example: printf %s "discord://ID/TOKEN" | ops channel add chat apprise    '
     "Example: ops channel add mail smtp --host mail.example.com --from ops@example.com --to oncall@example.com"
 )
 def add(
