@@ -39,8 +39,11 @@ def guarded_stack(prefix: str) -> Iterator[Stack]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def end_with_us(pid: int) -> None:
-    """The leader of a process group that must not outlive this test process."""
+def end_with_us(pid: int, mark: str = "") -> None:
+    """The leader of a process group that must not outlive this test process. ``mark``: a path of its own on its
+    command line, for one whose environment cannot be read."""
+    if mark:
+        _tell(f"mark {mark}")
     _tell(f"group {pid}")
 
 
@@ -65,7 +68,7 @@ def main() -> int:
     told = [line.split(" ", 1) for line in sys.stdin.read().splitlines()]
     for kind, what in told:
         # A number may be another's by now, but not while it is the leader of a group that works for one of our folders.
-        if kind == "group" and any(folder in _environment(int(what)) for name, folder in told if name == "folder"):
+        if kind == "group" and any(path in _known(int(what)) for name, path in told if name in ("folder", "mark")):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(int(what), signal.SIGKILL)
     for kind, what in told:
@@ -75,9 +78,10 @@ def main() -> int:
     return 0
 
 
-def _environment(pid: int) -> str:
+def _known(pid: int) -> str:
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/environ").read_bytes().decode("utf-8", "replace")
+        read = [Path(f"/proc/{pid}/{name}").read_bytes() for name in ("environ", "cmdline")]
+        return b"\0".join(read).decode("utf-8", "replace")
     return ""
 
 

@@ -162,7 +162,10 @@ class Rollout:
         for host in batch:
             host.status = HostStatus.RUNNING
         await self.worker.report(
-            *({"name": host.target.name, "status": host.status, "batch": number} for host in batch)
+            *(
+                {"name": host.target.name, "status": host.status, "batch": number, "message": "preparing, not switched"}
+                for host in batch
+            )
         )  # stored before any of them is touched
         if self._stopping.is_set():
             for host in batch:

@@ -15,6 +15,8 @@ from typing import Any
 
 #: What scripts of ours exit with; an application's own commands may as well, so it counts where none of them ran.
 BUSY, FENCED, LACKS = 75, 76, 69
+#: A host is let go of after so many beats that did not come; a connection is cut after three.
+MISSED_BEATS = 4
 _RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+:@~-]*-[0-9]+-[0-9]+")
 
 
@@ -36,6 +38,8 @@ class Scripts:
     lock_key: str
     fence: int
     seconds: float
+    #: Of a driver that beats every few seconds: then it, or its machine, or the way to it is gone.
+    silence: float
 
     @classmethod
     def of(cls, plan: dict[str, Any]) -> Scripts:
@@ -45,15 +49,27 @@ class Scripts:
         return cls(
             root, settings["lock"] or f"{root}/.ops/lock", key,
             int(environment["OPS_FENCE"]), float(settings["lock_seconds"]),
+            MISSED_BEATS * float(settings["keepalive_seconds"]),
         )  # fmt: skip
 
     @property
     def _fence_file(self) -> str:
         return shlex.quote(f"{self.root}/.ops/fence-{self.lock_key}")
 
+    @property
+    def _running(self) -> str:
+        return shlex.quote(f"{self.root}/.ops/running")
+
+    @property
+    def _owner(self) -> tuple[str, str]:
+        """The file that says who has the host, and what is in it while this deployment has."""
+        return shlex.quote(f"{self.lock}.owner"), shlex.quote(f"{self.lock_key} {self.fence}")
+
     def hold(self) -> str:
-        """Hold the host until stdin ends. Says ``ready``; exits with BUSY, FENCED or LACKS."""
+        """Hold the host until stdin ends, or is silent for too long: a machine that is gone ends no connection. Says
+        ``ready``; exits with BUSY, FENCED or LACKS."""
         lock, fence = shlex.quote(self.lock), self._fence_file
+        owner, me = self._owner
         return f"""{{
 set -eu
 for each in flock tar timeout; do
@@ -68,30 +84,62 @@ case $last in ''|*[!0-9]*) last=0 ;; esac
 [ "$last" -le {self.fence} ] || {{ echo "$last" >&2; exit {FENCED}; }}
 echo {self.fence} >{fence}.new
 mv -f {fence}.new {fence}
+echo {me} >{owner}.new
+mv -f {owner}.new {owner}
 exec 9>&-
 echo ready
-exec cat >/dev/null
+while [ -n "$(timeout {self.silence:g} head -n 1)" ]; do :; done
+exit 0
 }}
 """
 
     def step(self, body: str) -> str:
-        """Something that changes the host: alone, and only while nobody newer has come."""
+        """Something that changes the host: alone, and only while nobody else has come."""
+        owner, me = self._owner
         return f"""{{
 set -eu
 cd {shlex.quote(self.root)}
 exec 9>>{shlex.quote(self.lock)}.step
 flock -w {self.seconds:g} 9 || {{ echo 'another step is still running here' >&2; exit {BUSY}; }}
-[ "$(cat {self._fence_file})" = {self.fence} ] || {{ echo 'a newer deployment has this host' >&2; exit {FENCED}; }}
+[ "$(cat {owner})" = {me} ] || {{ echo 'another deployment has this host by now' >&2; exit {FENCED}; }}
 {body}
 exit 0
 }} </dev/null
 """
 
     def command(self, folder: str, argv: Sequence[str], environment: Mapping[str, str], seconds: int) -> str:
-        """An application's own command; what it starts in the background does not keep the lock."""
+        """An application's own command; what it starts in the background does not keep the lock. Its process group is
+        written down, for :meth:`end`."""
         exports = "\n".join(f"export {name}={shlex.quote(value)}" for name, value in sorted(environment.items()))
         words = " ".join(map(shlex.quote, argv))
-        return self.step(f"cd {shlex.quote(folder)}\n{exports}\ntimeout -k 5 {seconds} {words} 9>&- || exit $?")
+        # It becomes the command, so the number it writes down is that of the group that `timeout` makes.
+        noted = f'/bin/sh -c \'echo $$ >"$0"; exec "$@"\' {self._running}'
+        return self.step(
+            f"""cd {shlex.quote(folder)}
+{exports}
+code=0
+{noted} timeout -k 5 {seconds} {words} 9>&- || code=$?
+rm -f {self._running}
+exit $code"""
+        )
+
+    def end(self) -> str:
+        """End the command that runs, while its own session listens to nobody: TERM to its process group, KILL after
+        two seconds. Exits with BUSY where it still runs then."""
+        return f"""{{
+set -u
+exec 9>>{shlex.quote(self.lock)}.step
+told=
+for each in 1 2 3 4 5; do
+  group=$(cat {self._running} 2>/dev/null)
+  [ -n "$told" ] || [ -z "$group" ] || {{ kill -s TERM -- "-$group" 2>/dev/null; told=yes; }}
+  flock -w 0.4 9 && exit 0
+done
+[ -z "$group" ] || kill -s KILL -- "-$group" 2>/dev/null
+flock -w 1 9 || {{ echo 'it still runs' >&2; exit {BUSY}; }}
+exit 0
+}} </dev/null
+"""
 
     def look(self, deployment: str) -> str:
         """Says ``current NAME``, and the name and ``.ops.json`` of what this deployment may have made before."""
@@ -102,6 +150,21 @@ for each in releases/*-{int(deployment)}-*; do
   [ -f "$each/.ops.json" ] && printf 'release %s %s\\n' "${{each#releases/}}" "$(head -n 1 "$each/.ops.json")"
 done"""
         )
+
+    def inbox(self) -> str:
+        """Make a folder for an upload, closed to others but for whoever knows the name of what is in it: what sudo
+        becomes must read that. Says the folder; those of attempts that were killed go."""
+        mine = shlex.quote(f"ops-upload-{self.lock_key}")
+        return f"""{{
+set -eu
+cd "${{TMPDIR:-/tmp}}"
+rm -rf -- {mine}-?????????? || true
+made=$(mktemp -d -p "$PWD" {mine}-XXXXXXXXXX)
+chmod 711 "$made"
+echo "$made"
+exit 0
+}} </dev/null
+"""
 
     def unpack(self, name: str, about: str, archive: str | None) -> str:
         """Make the folder of a new release, which is not one yet: others of this deployment that never were go."""

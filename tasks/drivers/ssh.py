@@ -78,6 +78,7 @@ class SshTarget:
         self._worker = worker
         self._remote = Remote(host, self._settings, release.key)
         self._holder: asyncssh.SSHClientProcess[bytes] | None = None
+        self._beating: asyncio.Task[None] | None = None
         self._release = release.name
         self._previous: str | None = None
         #: Of the release that runs, where it is another than the plan's.
@@ -156,12 +157,16 @@ class SshTarget:
             await self._remote.run(self._scripts.remove(old[room:]), "removing old releases")
 
     async def close(self) -> None:
+        if self._beating is not None:
+            self._beating.cancel()
         await self._remote.close()
 
     # How it is done --------------------------------------------------------------------------------------------------
 
     async def _take(self) -> None:
         """Connect, and hold the host until the connection ends."""
+        if self._beating is not None:
+            self._beating.cancel()
         await self._remote.connect()
         self._holder = await self._remote.open(self._scripts.hold(), eof=False)
         try:
@@ -172,6 +177,7 @@ class SshTarget:
         except errors() as error:
             raise TargetError(reason_of(error), unreachable=True) from None
         if line.strip() == b"ready":
+            self._beating = asyncio.create_task(self._beat(self._holder))
             return
         said, code = "", None
         with suppress(Exception):
@@ -182,6 +188,14 @@ class SshTarget:
         if code == FENCED:
             raise TargetError(f"refused: a newer deployment has been here (fence {said})", permanent=True)
         raise TargetError(f"the host cannot be taken: {said or f'exit code {code}'}", permanent=code is not None)
+
+    async def _beat(self, holder: asyncssh.SSHClientProcess[bytes]) -> None:
+        """Tell the host that somebody is there still."""
+        with suppress(*errors()):  # a connection that is gone is noticed by whoever needs it
+            while True:
+                await asyncio.sleep(float(self._settings["keepalive_seconds"]))
+                holder.stdin.write(b"\n")
+                await holder.stdin.drain()
 
     async def _command(self, step: str, folder: str, argv: list[str]) -> None:
         """One of the application's own commands; its output goes into the log."""
@@ -197,6 +211,13 @@ class SshTarget:
         except TargetError as error:
             if error.unreachable:
                 raise TargetError(f"the connection was cut while {step} ran", unreachable=True) from None
+            raise
+        except asyncio.CancelledError:
+            # Closing its session alone would let it run on.
+            try:
+                await asyncio.shield(self._remote.run(self._scripts.end(), f"ending {step}"))
+            except TargetError as error:
+                self._worker.say(f"{self.name}: {error}")
             raise
         finally:
             for each in lines.values():
@@ -234,9 +255,7 @@ class SshTarget:
         if archive is None:
             await self._remote.run(self._scripts.unpack(self._release, self._made.about, None), "making the folder")
             return
-        # Its own folder, closed to others but for whoever knows its name: what sudo becomes must read it.
-        script = '{ set -eu; made=$(mktemp -d); chmod 711 "$made"; echo "$made"; exit 0; } </dev/null\n'
-        made = await self._remote.run(script, "making a folder for the upload", sudo=False)
+        made = await self._remote.run(self._scripts.inbox(), "making a folder for the upload", sudo=False)
         folder = made.strip()
         remote = f"{folder}/{os.urandom(16).hex()}.tar"
         try:

@@ -7,9 +7,11 @@ import getpass
 import os
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +37,9 @@ class Server:
     client_key: Path
     mount: Path
     memory: str | None = None
+    #: What sessions get beside the usual, and the program that takes uploads.
+    environment: dict[str, str] = field(default_factory=dict)
+    sftp: str = "internal-sftp"
     port: int = 0
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
@@ -67,11 +72,14 @@ class Server:
         assert SSHD is not None
         os.makedirs("/run/sshd", exist_ok=True)  # noqa: PTH103 - where sshd wants it, when root starts it
         config = self.folder / "config"
+        environment = " ".join(
+            f"{name}={value}" for name, value in {"HOST_NAME": self.name, **self.environment}.items()
+        )
         lines = [
             f"ListenAddress {self.address}:{self.port}", f"HostKey {self.folder / 'host_key'}",
             f"AuthorizedKeysFile {self.folder / 'authorized'}", "StrictModes no", "UsePAM no",
             f"PidFile {self.folder / 'pid'}", "PasswordAuthentication no", "PermitRootLogin yes", "LogLevel ERROR",
-            "MaxStartups 100:30:200", "MaxSessions 50", "Subsystem sftp internal-sftp", f"SetEnv HOST_NAME={self.name}",
+            "MaxStartups 100:30:200", "MaxSessions 50", f"Subsystem sftp {self.sftp}", f"SetEnv {environment}",
             *options,
         ]  # fmt: skip
         config.write_text("\n".join(lines) + "\n")
@@ -83,7 +91,7 @@ class Server:
             [*apart, SSHD, "-D", "-e", "-f", str(config)],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True,
         )  # fmt: skip
-        end_with_us(self.process.pid)
+        end_with_us(self.process.pid, str(config))
         log.close()
         end = time.monotonic() + 20
         while True:
@@ -97,9 +105,32 @@ class Server:
         """End every connection, as a cable would: what runs on the host goes on."""
         assert self.process is not None
         for child in _descendants(self.process.pid):
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):
                 if b"sshd" in Path(f"/proc/{child}/cmdline").read_bytes()[:16]:
                     os.kill(child, 9)
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It answers nobody meanwhile, and its connections stand: as a machine that hangs."""
+        assert self.process is not None
+        pids = [self.process.pid, *_descendants(self.process.pid)]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    def replace(self, path: str, text: str) -> None:
+        """Let a file of this machine be another one for this server."""
+        assert self.process is not None
+        mine = self.folder / Path(path).name
+        mine.write_text(text)
+        mine.chmod(0o440)
+        there = ["nsenter", "-t", str(self.process.pid), "-m", "mount", "--bind", str(mine), path]
+        subprocess.run(there, check=True)
 
     def stop(self) -> None:
         if self.process is None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 from pathlib import Path
 
 import pytest
 
+from tests.tasks.conftest import gone
 from tests.tasks.hosted import Hosts, hosts, needs_sshd
 from tests.tasks.repository import git, repository
-from tests.tasks.sshd import make_key
+from tests.tasks.sshd import Server, make_key
 
 __all__ = ["hosts", "repository"]
 pytestmark = needs_sshd
@@ -286,3 +288,122 @@ def test_secrets_are_on_no_command_line_of_a_host(hosts: Hosts):
             continue
     run.program.process.send_signal(signal.SIGKILL)
     run.program.process.wait()
+
+
+@pytest.mark.parametrize("ignores", ["", "trap '' TERM; "], ids=["TERM", "KILL"])
+def test_a_stop_ends_what_runs_on_the_host_with_all_that_it_started(hosts: Hosts, ignores: str):
+    (server,) = hosts.add()
+    command = f"{ignores}sleep 600 & echo $! $$ >../../pids; echo begun; wait; sleep 600"
+    run = hosts.begin(hosts.plan("1.0", steps={"prepare": [["sh", "-c", command]], "timeout_seconds": 600}))
+    run.until_printed("begun")
+    pids = [int(pid) for pid in (server.app() / "pids").read_text().split()]
+    run.program.process.send_signal(signal.SIGTERM)
+    assert run.finish() == "failed"
+    gone(*pids)
+    assert run.statuses() == {"web1": "skipped"}
+    assert server.current() is None
+    assert not list(server.app().glob("releases/.new-*"))
+    assert hosts.deploy("2.0", settings={"lock_seconds": 0.5}).end["outcome"] == "ok"
+
+
+@pytest.mark.slow
+def test_a_stop_ends_a_command_that_was_switched_to_and_says_that_it_was(hosts: Hosts):
+    (server,) = hosts.add()
+    run = hosts.begin(hosts.plan("1.0", command="echo $$ >../../pid; echo begun; sleep 600"))
+    run.until_printed("begun")
+    run.program.process.send_signal(signal.SIGTERM)
+    assert run.finish() == "failed"
+    gone(int((server.app() / "pid").read_text()))
+    assert run.statuses() == {"web1": "switched"}
+    assert run.hosts["web1"]["release"] == server.current() == "1.0-1-1"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("other", ["web", "shop"])
+def test_a_driver_that_is_stopped_lets_the_host_go_and_changes_nothing_when_it_comes_back(hosts: Hosts, other: str):
+    """Its connection stands, as that of a machine without power does: nothing but the silence tells."""
+    (server,) = hosts.add()
+    lock = {"lock": str(server.folder / "host.lock"), "lock_seconds": 60.0, "keepalive_seconds": 0.5}
+    late = hosts.begin(hosts.plan("1.0", command="echo late >../../late", settings=lock))
+    late.until("web1", "running")
+    late.until("web1", "running", answer=False)  # prepared, and not told to go on
+    number = late.program.seen[-1]["id"]
+    late.program.process.send_signal(signal.SIGSTOP)
+    try:
+        after = hosts.deploy("2.0", settings=lock, environment={"OPS_APPLICATION": other})
+        assert after.end["outcome"] == "ok", after.program.seen
+    finally:
+        late.program.process.send_signal(signal.SIGCONT)
+    late.program.say({"ack": number})
+    assert late.finish() == "failed"
+    assert "another deployment has this host by now" in late.message()
+    assert server.current() == ("2.0-2-2" if other == "web" else None)
+    assert server.current("shop") == ("2.0-2-2" if other == "shop" else None)
+    assert not (server.app() / "late").exists()
+
+
+def test_a_host_that_falls_silent_is_noticed_by_the_connection(hosts: Hosts):
+    (server,) = hosts.add()
+    run = hosts.begin(hosts.plan("1.0", command="echo begun; sleep 600", settings={"keepalive_seconds": 0.5}))
+    run.until_printed("begun")
+    with server.frozen():
+        assert run.finish() == "failed"  # and not when the step's time has run out
+    assert run.message() == "the connection was cut while command ran"
+    assert run.hosts["web1"]["release"] == server.current() == "1.0-1-1"
+
+
+@pytest.mark.slow
+def test_a_host_that_is_silent_before_the_switch_was_not_touched(hosts: Hosts):
+    (server,) = hosts.add()
+    waits = [["sh", "-c", "echo begun; sleep 600"]]
+    settings = {"keepalive_seconds": 0.5, "connect_seconds": 0.5}
+    run = hosts.begin(hosts.plan("1.0", steps={"prepare": waits}, settings=settings))
+    run.until_printed("begun")
+    with server.frozen():
+        assert run.finish() == "failed"
+    assert run.statuses() == {"web1": "unreachable"}
+    assert server.current() is None
+
+
+needs_sudo = pytest.mark.skipif(shutil.which("sudo") is None, reason="needs Debian's sudo")
+
+
+def as_nobody(server: Server) -> dict[str, str]:
+    """Let another user be the one that things run as."""
+    for folder in (server.folder.parent, server.folder):
+        folder.chmod(0o755)
+    shutil.chown(server.base, "nobody")
+    return {"sudo": "nobody"}
+
+
+@needs_sudo
+def test_another_user_does_it_all_by_sudo_without_a_terminal(hosts: Hosts):
+    (server,) = hosts.add()
+    run = hosts.deploy("1.0", artifact=artifact(hosts), command="id -un; ./run", settings=as_nobody(server))
+    assert run.end["outcome"] == "ok", run.program.seen
+    assert "web1: nobody\n" in run.program.output()
+    assert "running 1.0 on web1" in run.program.output()
+    made = [server.app(), *server.app().rglob("*")]
+    assert {path.owner() for path in made if not path.is_symlink()} == {"nobody"}
+
+
+@needs_sudo
+def test_a_stop_ends_what_another_user_runs_by_sudo(hosts: Hosts):
+    (server,) = hosts.add()
+    prepare = [["sh", "-c", "echo $$ >../../pid; echo begun; sleep 600"]]
+    run = hosts.begin(hosts.plan("1.0", steps={"prepare": prepare}, settings=as_nobody(server)))
+    run.until_printed("begun")
+    run.program.process.send_signal(signal.SIGTERM)
+    assert run.finish() == "failed"
+    gone(int((server.app() / "pid").read_text()))
+    assert run.statuses() == {"web1": "skipped"}
+
+
+@needs_sudo
+def test_a_host_whose_sudo_asks_for_a_password_says_so_and_is_not_touched(hosts: Hosts):
+    (server,) = hosts.add()
+    server.replace("/etc/sudoers", "root ALL=(ALL:ALL) PASSWD: ALL\nDefaults rootpw, !root_sudo\n")
+    run = hosts.deploy("1.0", settings=as_nobody(server))
+    assert run.statuses() == {"web1": "failed"}
+    assert "sudo:" in run.message()
+    assert not server.app().exists()

@@ -53,7 +53,7 @@ def is_refused(model, field: str, value: str, **rest) -> bool:
 
 
 def plan_with(**more: str) -> dict:
-    settings = {"base": "/srv", "lock": None, "lock_seconds": 1.0} | more
+    settings = {"base": "/srv", "lock": None, "lock_seconds": 1.0, "keepalive_seconds": 1.0} | more
     return {
         "settings": settings,
         "environment": {"OPS_APPLICATION": "web", "OPS_INFRASTRUCTURE": "estate", "OPS_FENCE": "7"},
