@@ -17,12 +17,24 @@ from db.states import CatchUp, Overlap
 
 #: What a task may be given by a schedule, which is read each time it fires.
 MOST_BYTES = 65_536
+#: The platform's own: each does what its row, its tick or its right to act says, which a schedule would go around.
+OWN_TASKS = frozenset({
+    "tasks.alerts.evaluate", "tasks.audit.seal", "tasks.checks.dispatch", "tasks.checks.run_batch",
+    "tasks.deployments.run", "tasks.maintenance.tidy", "tasks.metrics.count", "tasks.notifications.dispatch",
+    "tasks.notifications.send", "tasks.schedules.fire",
+})  # fmt: skip
 _Short = Annotated[str, Field(min_length=1, max_length=255)]
 
 
 def _one_line(value: str) -> str:
     if len(value.encode("utf-8", "replace")) > 255 or not value.isprintable():
         raise ValueError("1 to 255 bytes that can be printed are needed")
+    return value
+
+
+def _not_ours(value: str) -> str:
+    if value in OWN_TASKS:
+        raise ValueError(f"{value} is the platform's own and runs by itself; to deploy, a schedule says deploy")
     return value
 
 
@@ -65,9 +77,9 @@ class ScheduledDeployment(DeploymentSpec):
 
 
 class ScheduledTask(Spec):
-    """Enqueue a durable task: of the platform, or of an application's own Celery app, which then serves the queue."""
+    """Enqueue a durable task of an application's own Celery app, which then serves the queue."""
 
-    name: Annotated[_Short, AfterValidator(_one_line)]
+    name: Annotated[_Short, AfterValidator(_one_line), AfterValidator(_not_ours)]
     queue: Annotated[_Short, AfterValidator(_one_line), AfterValidator(_queue)]
     args: Annotated[list[JsonValue], AfterValidator(_storable)] = Field(default_factory=list, max_length=100)
     kwargs: Annotated[dict[str, JsonValue], AfterValidator(_storable)] = Field(default_factory=dict, max_length=100)

@@ -17,6 +17,7 @@ from sqlalchemy.orm import configure_mappers
 
 import tasks
 from db.models import Base
+from db.schedule_specs import OWN_TASKS
 from db.services.deployments import RUN_TASK
 from tests.conftest import SCHEMA
 from worker.servers import OWNER_ROLE
@@ -155,6 +156,7 @@ def test_tasks_are_shared_and_named_for_their_place():
     """A task's name is in rows of the ledger: it says where the task is, and is not derived from where it was."""
     found = our_tasks()
     assert {RUN_TASK, "tasks.alerts.evaluate", "tasks.maintenance.tidy"} <= set(found)
+    assert set(found) == OWN_TASKS, "what no schedule may enqueue"
     for task_name, task in found.items():
         assert task_name == f"{task.__module__}.{task.__name__}"
     for path in SOURCES:

@@ -121,12 +121,13 @@ class Remote:
             asyncio.create_task(pump("stdout", process.stdout)),
             asyncio.create_task(pump("stderr", process.stderr)),
         ]
-        end = asyncio.get_running_loop().time() + seconds
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
         drained: float | None = None
         try:
             while not all(each.done() for each in pumps):
                 await asyncio.wait(pumps, timeout=LOOK_SECONDS)
-                at = asyncio.get_running_loop().time()
+                at = loop.time()
                 if process.exit_status is not None and drained is None:
                     drained = at + DRAIN_SECONDS
                 if drained is not None and at > drained:
@@ -136,8 +137,12 @@ class Remote:
             for each in pumps:
                 if each.done() and (error := each.exception()) is not None:
                     raise TargetError(reason_of(error), unreachable=True)
+            # It may have closed its output and go on; and on a busy host how it ended is told a while after that.
+            left = DRAIN_SECONDS if process.exit_status is not None else max(0.0, end - loop.time())
             with suppress(TimeoutError):
-                await asyncio.wait_for(process.wait_closed(), DRAIN_SECONDS)
+                await asyncio.wait_for(process.wait_closed(), left)
+            if process.exit_status is None and loop.time() >= end:
+                raise TargetError(f"it has not ended within {seconds:g} s", unknown=True)
         finally:
             for each in pumps:
                 each.cancel()

@@ -194,7 +194,7 @@ class SshTarget:
         with suppress(*errors()):  # a connection that is gone is noticed by whoever needs it
             while True:
                 await asyncio.sleep(float(self._settings["keepalive_seconds"]))
-                holder.stdin.write(b"\n")
+                holder.stdin.write(b"here\n")
                 await holder.stdin.drain()
 
     async def _command(self, step: str, folder: str, argv: list[str]) -> None:

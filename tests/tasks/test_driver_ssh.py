@@ -407,3 +407,23 @@ def test_a_host_whose_sudo_asks_for_a_password_says_so_and_is_not_touched(hosts:
     assert run.statuses() == {"web1": "failed"}
     assert "sudo:" in run.message()
     assert not server.app().exists()
+
+
+def test_a_host_is_held_for_as_long_as_its_driver_lives(hosts: Hosts):
+    (server,) = hosts.add()
+    lock = {"lock": str(server.folder / "host.lock"), "lock_seconds": 0.1, "keepalive_seconds": 0.5}
+    run = hosts.begin(hosts.plan("1.0", settings=lock))
+    run.until("web1", "running")
+    run.until("web1", "running", answer=False)  # nothing runs there any more, and it is not told to go on
+    for _ in range(2):  # longer than some beats
+        other = hosts.deploy("2.0", settings=lock, environment={"OPS_APPLICATION": "shop"})
+        assert "another deployment has held this host" in other.message()
+    run.program.say({"ack": run.program.seen[-1]["id"]})
+    assert run.finish() == "ok", run.program.seen
+
+
+def test_a_command_that_closes_its_output_is_waited_for(hosts: Hosts):
+    (server,) = hosts.add()
+    run = hosts.deploy("1.0", command="exec >&- 2>&-; sleep 1.5; touch ../../done; exit 3")
+    assert run.message() == "command exited with 3"
+    assert (server.app() / "done").exists()

@@ -57,6 +57,8 @@ def test_a_schedule_is_written_down_as_it_was_said(session, anna, shop, here, ni
         ({"every": "1h"}, "one of cron, every and once"),
         ({"cron": None, "every": "0s"}, "every: .*from 1s"),
         ({"cron": None, "every": "1h", "timezone": "Europe/Berlin"}, "same in every time zone"),
+        ({"task": TASK | {"name": "tasks.deployments.run"}}, "task.name: .*platform's own"),
+        ({"task": TASK | {"name": "tasks.notifications.send"}}, "task.name: .*platform's own"),
         ({"cron": None, "once": "tomorrow"}, "once: .*2026-12-01T03:00"),
         ({"cron": None, "once": "2026-12-01"}, "once: .*2026-12-01T03:00"),
         ({"cron": None, "once": "0001-01-01T00:00"}, "once: .*year"),
