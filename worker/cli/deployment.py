@@ -105,9 +105,7 @@ def show(number: Number) -> None:
     else:
         hosts = shown.pop("hosts")
         out.table(None, ("field", "value"), shown.items())
-        if hosts:
-            columns = ("host", "batch", "status", "release", "previous release", "message")
-            out.table(None, columns, ([each[name.replace(" ", "_")] for name in columns] for each in hosts))
+        host_table(hosts)
         out.line(f"the whole story: ops show {found.id}", style="dim")
 
 
@@ -189,6 +187,13 @@ def view(deployment: Deployment) -> dict[str, Any]:
         "finished_at": deployment.finished_at,
         "took": took,
     }
+
+
+def host_table(hosts: list[dict[str, Any]]) -> None:
+    """What a deployment did to its hosts, if it has any, a line each."""
+    columns = ("host", "batch", "status", "release", "previous release", "message")
+    if hosts:
+        out.table(None, columns, ([each[name.replace(" ", "_")] for name in columns] for each in hosts))
 
 
 def host_view(host: DeploymentHost) -> dict[str, Any]:

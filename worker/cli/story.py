@@ -11,9 +11,9 @@ from db.connection import get_db_session
 from db.errors import InvalidInput, NotFound
 from db.models import AuditLog, Job
 from db.repositories import AuditLogRepository, DeploymentRepository, JobRepository
-from db.services import waiting
+from db.services import rollouts, waiting
 from worker.cli import audit
-from worker.cli.deployment import remark, view
+from worker.cli.deployment import host_table, host_view, remark, view
 from worker.cli.output import out, when
 
 
@@ -34,6 +34,7 @@ def tell(text: str) -> None:
             if found is None:
                 raise NotFound(f"there is no deployment {key}", hint="ops deployment list")
             head = {"type": kind} | view(found) | {"message": remark(found)}
+            head["hosts"] = [host_view(each) for each in rollouts.list_(session, deployment_id=found.id)]
             job = found.job
             # Every attempt's job, also of retries before the last: its entries name it.
             tasks = select(AuditLog.task_id).where(
@@ -53,7 +54,9 @@ def _print(head: dict[str, Any], entries: list[dict[str, Any]]) -> None:
     if out.json:
         out.record(head | {"story": entries})
         return
+    hosts = head.pop("hosts", [])
     out.table(None, ("field", "value"), ((name, value) for name, value in head.items() if value is not None))
+    host_table(hosts)
     start = entries[0]["at"] if entries else None
     rows = [
         (
