@@ -40,8 +40,10 @@ SCHEMA = os.environ.get("OPS_DATABASE_SCHEMA", "public")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What uses servers is marked so, by what it asks for."""
+    """What uses servers is marked so, by what it asks for; what is slow has the time that it takes on a busy machine."""
     for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(900))
         if "stack" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.servers)
 

@@ -54,7 +54,7 @@ class Release:
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, *command], cwd=self.folder, env=os.environ | {"PYTHONPATH": str(self.folder)}, text=True,
-            capture_output=True, check=False, timeout=60,
+            capture_output=True, check=False,
         )  # fmt: skip
 
     def ops(self, *arguments: str) -> subprocess.CompletedProcess[str]:
