@@ -40,7 +40,7 @@ SCHEMA = os.environ.get("OPS_DATABASE_SCHEMA", "public")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What uses servers is marked so, by what it asks for; what is slow has the time that it takes on a busy machine."""
+    """What uses servers is marked so, by what it asks for; what is slow gets the time that it takes under load."""
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(900))

@@ -108,7 +108,7 @@ def test_an_administrator_sees_whom_the_server_lets_in(look: Look, database: Dat
 
 def test_what_the_schema_lacks_is_critical(look: Look, database: Database):
     with database.connect("postgres") as root:
-        root.execute("UPDATE ops_alembic_version SET version_num = 'from the future'")
+        root.execute("UPDATE ops_alembic_version SET version_num = '20261125_1600'")
         months = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'audit_logs'::regclass ORDER BY 1"
         for (month,) in root.execute(months).fetchall()[2:]:
             root.execute(f"DROP TABLE {month}")
