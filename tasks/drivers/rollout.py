@@ -89,7 +89,7 @@ class Target(Protocol):
         """Remove what is needed no more, after a success."""
 
     async def close(self) -> None:
-        """Let go of the host, whatever has happened. Raises nothing."""
+        """Let go of the host, whatever has happened; ``bring_back`` takes it again. May be repeated. Raises nothing."""
 
 
 @dataclass
@@ -176,7 +176,11 @@ class Rollout:
     async def _each(self, hosts: Sequence[Known], work: Callable[[Known], Awaitable[None]]) -> None:
         async def one(host: Known) -> None:
             async with self._slots:
-                await work(host)
+                try:
+                    await work(host)
+                finally:
+                    # Whoever holds one host and waits for another may wait for somebody who does the reverse.
+                    await host.target.close()
 
         for host in hosts:
             host.task = asyncio.create_task(one(host))

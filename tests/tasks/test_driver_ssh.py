@@ -427,3 +427,19 @@ def test_a_command_that_closes_its_output_is_waited_for(hosts: Hosts):
     run = hosts.deploy("1.0", command="exec >&- 2>&-; sleep 1.5; touch ../../done; exit 3")
     assert run.message() == "command exited with 3"
     assert (server.app() / "done").exists()
+
+
+def test_a_host_that_is_done_is_let_go_before_the_others_are(hosts: Hosts):
+    """Else two rollouts that share hosts wait for each other, each with what the other wants."""
+    second = hosts.add(2)[1]
+    lock = {"lock": str(hosts.folder / "srv" / "host.lock"), "lock_seconds": 0.1}
+    waits = '[ $OPS_HOST = web1 ] || { echo begun; while [ ! -e "$GO" ]; do sleep 0.05; done; }'
+    rolling = {"strategy": "rolling", "batch": 1}
+    go = {"GO": str(second.folder / "go")}
+    run = hosts.begin(hosts.plan("1.0", command=waits, rollout=rolling, settings=lock, environment=go))
+    run.until_printed("begun")
+    rows = hosts.plan()["hosts"][:1]
+    other = hosts.deploy("1.0", hosts=rows, settings=lock, environment={"OPS_APPLICATION": "shop"})
+    assert other.end["outcome"] == "ok", other.program.seen
+    (second.folder / "go").touch()
+    assert run.finish() == "ok", run.program.seen
