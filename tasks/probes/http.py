@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import codecs
 import json
 import socket
 import ssl
@@ -24,11 +25,13 @@ from db.probes import HttpCheck, ProbePlan, Seen
 from db.states import CheckStatus
 from tasks.probes.certificates import days_left
 from tasks.probes.net import AddressInfo, Down, Net, Unable, tls_context
-from tasks.probes.texts import finds, found_slow, quoted
+from tasks.probes.texts import SEARCH_SECONDS, finds, found_slow, quoted
 
 #: The most of a body that is read, packed or not.
 MAX_BODY_BYTES = 256 * 1024
 MAX_HEADERS, MAX_HEADER_BYTES = 200, 16 * 1024
+#: Python's own, which are nobody's on the web: one takes 15 s for a body of the size that is read, some always fail.
+_NO_CHARSETS = frozenset({"idna", "punycode", "raw_unicode_escape", "undefined", "unicode_escape"})
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 
@@ -128,10 +131,7 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 async def _look_at_body(config: HttpCheck, answer: _Answer, seconds: float, facts: dict[str, Any]) -> None:
     if not (config.body_matches or config.body_lacks or config.json_path):
         return
-    try:
-        text = answer.body.decode(answer.charset, "replace")
-    except LookupError:
-        text = answer.body.decode("utf-8", "replace")
+    text = _text(answer)
     if config.body_matches and not await finds(config.body_matches, text):
         raise Down("the answer does not hold what is expected", seconds, facts)
     if config.body_lacks and await finds(config.body_lacks, text):
@@ -140,15 +140,30 @@ async def _look_at_body(config: HttpCheck, answer: _Answer, seconds: float, fact
         await _look_at_json(config, text, seconds, facts)
 
 
-async def _look_at_json(config: HttpCheck, text: str, seconds: float, facts: dict[str, Any]) -> None:
-    from jsonpath_rfc9535 import JSONPathError, find
+def _text(answer: _Answer) -> str:
+    """In the charset that it names, where it is one."""
+    try:
+        if codecs.lookup(answer.charset).name.replace("-", "_") not in _NO_CHARSETS:
+            return answer.body.decode(answer.charset, "replace")
+    except (LookupError, ValueError):
+        pass
+    return answer.body.decode("utf-8", "replace")
 
+
+async def _look_at_json(config: HttpCheck, text: str, seconds: float, facts: dict[str, Any]) -> None:
+    from jsonpath_rfc9535 import JSONPathError
+
+    from tasks.probes import paths
+
+    assert config.json_path is not None
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
         raise Down("the answer is not JSON", seconds, facts) from None
     try:
-        values = await asyncio.to_thread(lambda: find(config.json_path, document).values())
+        values = await asyncio.to_thread(paths.values, config.json_path, document, SEARCH_SECONDS)
+    except TimeoutError:
+        raise Unable(f"the JSON path searched for longer than {SEARCH_SECONDS:g} s; write a simpler one") from None
     except (JSONPathError, RecursionError):
         raise Unable("the JSON path cannot be followed here") from None
     if not values:

@@ -32,10 +32,14 @@ async def look(plan: ProbePlan, net: Net) -> Seen:
 
 
 def _arguments(plan: ProbePlan, config: PostgresCheck, address: str) -> dict[str, Any]:
-    """Every way in which libpq would find another server or password by itself is closed."""
-    return {
+    """Every way in which libpq would find another server or password by itself is closed, and so is each in which it
+    would say who this worker is: by a certificate in its home or environment, or by a ticket of Kerberos."""
+    # Older ones take a ticket where the server asks for it.
+    no_ticket = {"require_auth": "!gss,!sspi"} if psycopg.pq.version() >= 160000 else {}
+    return no_ticket | {
         "host": config.host, "hostaddr": address, "port": config.port, "dbname": config.database, "user": config.user,
         "password": plan.secrets.get("password", ""), "passfile": "/dev/null", "sslmode": config.sslmode,
+        "sslcert": "/dev/null/none", "gssencmode": "disable",
         "sslrootcert": "system" if config.sslmode == "verify-full" else "",
         "connect_timeout": max(2, int(plan.timeout_seconds) + 1), "application_name": "ai-manage-ops check",
         "options": f"-c default_transaction_read_only=on -c statement_timeout={int(plan.timeout_seconds * 1000)}",

@@ -24,7 +24,9 @@ def may_read_metrics(request: web.Request, token: str | None) -> bool:
     a page in a browser that reaches us by a name of its own (its Host header says so)."""
     if token is not None:
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode())
+        return scheme.lower() == "bearer" and hmac.compare_digest(
+            given.strip().encode("utf-8", "surrogateescape"), token.encode()
+        )
     if any(name in request.headers for name in _PASSED_ON):
         return False
     try:

@@ -133,4 +133,5 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ssl.
         context.load_cert_chain(path)
         return context
 
+    make.folder = folder
     return make

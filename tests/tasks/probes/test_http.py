@@ -232,3 +232,34 @@ def test_json_of_every_kind_is_compared_as_json():
         document = json.dumps({"v": value}).encode()
         wanted = {"json_path": "$.v"} | ({} if value is None else {"json_equals": value})
         assert ask(answering(document), **wanted).status is UP
+
+
+@pytest.mark.parametrize(
+    ("path", "document"),
+    [
+        ("$[?count($[?count($.*)>0])>0]", list(range(1000))),
+        ("$[?search(@.a, '^(a|a)+$')]", [{"a": "a" * 40 + "b"}]),
+        ("$[?match(@.a, @.b)]", [{"a": "a" * 40 + "b", "b": "(a|a)+"}]),
+        ("$" + "[0,0]" * 50, json.loads("[" * 50 + "]" * 50)),
+    ],
+)
+def test_a_json_path_that_would_take_for_ever_holds_up_nobody(path, document):
+    seen = ask(answering(json.dumps(document).encode()), json_path=path, timeout=30)
+    assert seen.status is UNKNOWN
+    assert seen.message.startswith("the JSON path searched for longer")
+
+
+@pytest.mark.parametrize(
+    ("path", "found"), [("$[?search(@.a, 'b.')].n", 1), ("$[?match(@.a, 'b.')].n", 2), ("$[?match(@.n, '1')]", None)]
+)
+def test_patterns_in_json_paths_find_what_they_should(path, found):
+    seen = ask(answering(b'[{"a": "abc", "n": 1}, {"a": "bc", "n": 2}]'), json_path=path, json_equals=found)
+    assert seen.status is (DOWN if found is None else UP)
+
+
+@pytest.mark.parametrize("charset", ["punycode", "idna", "undefined", "unicode_escape", "no-such", "\xff"])
+def test_a_charset_that_is_none_is_not_believed(charset):
+    """One of Python's own takes time by the square of a text, in which every other check of the batch stands still."""
+    body = b"ok" + b"z" * 250_000
+    seen = ask(answering(body, "200 OK", f"Content-Type: text/plain; charset={charset}"), body_matches="^okz+$")
+    assert (seen.status, seen.message) == (UP, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -212,6 +213,31 @@ def test_postgres_is_asked_in_a_transaction_that_only_reads(relay, database):
                              "query": "SELECT pg_sleep(60)"}, timeout=1)  # fmt: skip
     assert slow.status is DOWN
     assert ask(user="nobody").status is DOWN
+
+
+def test_postgres_is_not_told_who_this_worker_is(certificates, tmp_path, monkeypatch):
+    """Whoever adds a check may have a server of his own ask for a certificate, or have the platform's let it in."""
+    context = certificates(33)
+    own = tmp_path / "own.pem"
+    own.write_bytes((certificates.folder / "33.pem").read_bytes())
+    own.chmod(0o600)
+    context.load_verify_locations(own)
+    context.verify_mode = ssl.CERT_OPTIONAL
+    shown = []
+
+    def speak(sock):
+        assert sock.recv(8)[4:] == (80877103).to_bytes(4, "big")  # TLS is wanted
+        sock.sendall(b"S")
+        with context.wrap_socket(sock, server_side=True) as tls:
+            tls.recv(8)
+            shown.append(tls.getpeercert())
+
+    for name in ("PGSSLCERT", "PGSSLKEY"):
+        monkeypatch.setenv(name, str(own))
+    with serving(speak) as server:
+        config = {"host": "127.0.0.1", "port": server.port, "user": "ops_app", "sslmode": "require"}
+        assert look("postgres", config).status is DOWN
+    assert shown == [None]
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ def test_with_a_token_metrics_are_for_who_sends_it_wherever_from(database: Datab
         for given in (None, TOKEN, f"Basic {TOKEN}", "Bearer", f"Bearer {TOKEN}x", "Bearer é"):
             headers = {"Authorization": given.encode().decode("latin-1")} if given else {}
             assert server.ask("/metrics", **headers).status == 401, given
+        assert server.ask("/metrics", Authorization="Bearer \xff").status == 401
         assert server.ask("/metrics", Authorization=f"Bearer {TOKEN}", X_Forwarded_For="192.0.2.1").status == 200
         assert server.ask("/healthz").status == 200
 
