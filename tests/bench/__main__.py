@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from tests.bench import audited, checks, encrypted, jobs, metrics, repositories, trail
+from tests.bench import audited, checks, commandline, encrypted, jobs, metrics, repositories, trail
 from tests.bench.report import Report
 from tests.bench.servers import platform
 from tests.e2e.platform import Platform
@@ -24,6 +24,7 @@ PARTS: dict[str, Callable[[Platform, Report], None]] = {
     "sealed": trail.sealed,
     "search": trail.search,
     "metrics": metrics.scraping,
+    "commandline": commandline.start_up,
     "checks": checks.against_others,
     "jobs": jobs.against_celery,
 }
