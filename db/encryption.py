@@ -18,6 +18,7 @@ from sqlalchemy.sql.elements import BooleanClauseList, Grouping, UnaryExpression
 from sqlalchemy.sql.operators import OperatorType, eq, is_, is_not
 from sqlalchemy.types import TypeDecorator
 
+import db.unwrapped  # noqa: F401 - for whatever is raised here
 from db.errors import DecryptionError
 from db.keyring import VERSION, Keyring, MasterKey, get_keyring, new_key, reset_keyring
 

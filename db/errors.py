@@ -23,13 +23,11 @@ The message is one line for a person; ``hint``, where there is one, says what to
 
 from __future__ import annotations
 
-from sqlalchemy.exc import DontWrapMixin
 
-
-class OpsError(DontWrapMixin, Exception):
+class OpsError(Exception):
     """Something went wrong in a way the platform understands.
 
-    Raised while a statement's values are prepared it stays what it is: no statement is put around its one line.
+    Raised while a statement's values are prepared it stays what it is (`db.unwrapped`).
     """
 
     exit_code = 3

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 from tests.worker.cli.conftest import Ops
@@ -146,3 +148,18 @@ def test_completion_and_help_of_every_command_work(ops: Ops) -> None:
         assert ops(noun, "--help").code == 0
     assert "Example" in ops("deploy", "--help").stdout
     assert ops("--version").stdout.strip()
+
+
+def test_help_loads_nothing_that_it_does_not_need():
+    program = """
+import sys
+from worker.cli import main
+sys.argv = ["ops", "--help"]
+try:
+    main()
+finally:
+    print(*sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    heavy = {"sqlalchemy", "psycopg", "celery", "pydantic", "cryptography", "rich", "asyncssh", "aiohttp", "docker"}
+    assert heavy & set(done.stdout.splitlines()[-1].split()) == set()
