@@ -321,10 +321,12 @@ class ProbePlan:
 @dataclass(frozen=True, slots=True)
 class Seen:
     """What one run has seen. ``latency_seconds``: None where nothing answered; ``facts``: figures for people and
-    alerts; ``due_at``: when to run next, where the probe knows better than the interval."""
+    alerts; ``due_at``: when to run next, where the probe knows better than the interval; ``is_slow``: it says so
+    because of the time that it took."""
 
     status: CheckStatus
     latency_seconds: float | None = None
     message: str | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     due_at: datetime | None = None
+    is_slow: bool = False

@@ -29,10 +29,12 @@ CLAIM_SECONDS = 1.5
 @shared_task(name="tasks.checks.dispatch")
 def dispatch() -> dict[str, Any] | None:
     """Claim what is due, and send it to the workers of checks."""
-    return tick("checks", EVERY_SECONDS, _dispatch)
+    return tick(check_runs.TICK, EVERY_SECONDS, _dispatch)
 
 
 def _dispatch(_session: Session) -> dict[str, Any] | None:
+    with get_db_session(actor="tick checks", actor_type="beat") as session:
+        recalled = check_runs.recall(session)
     give_up = time.monotonic() + CLAIM_SECONDS
     sent = 0
     while time.monotonic() < give_up:
@@ -46,7 +48,7 @@ def _dispatch(_session: Session) -> dict[str, Any] | None:
         if claimed < check_runs.BATCH:
             break
     # Each batch leaves an entry of its own when it has run.
-    return {} if sent else None
+    return {"recalled": recalled} if recalled else {} if sent else None
 
 
 def _send(batch_id: UUID, check_ids: list[int]) -> None:

@@ -52,7 +52,8 @@ _CLAIM = text(
 )
 
 # What was seen, and where the checks stand now, of the runs that are still in flight as they were: a late or repeated
-# batch, and one whose check was paused, changed or asked for meanwhile, changes nothing.
+# batch, and one whose check was paused, changed or asked for meanwhile, changes nothing. Neither does one that was
+# given up, also where nobody has claimed it anew: a worker that stood still must not tell of long ago as of now.
 _RECORD = text(
     f"""WITH given AS (
   SELECT * FROM jsonb_to_recordset(:results) AS g(check_id bigint, scheduled_at timestamptz, status text,
@@ -74,6 +75,7 @@ _RECORD = text(
       ELSE to_timestamp((floor((extract(epoch FROM statement_timestamp())::float - g.phase) / g.every) + 1) * g.every
         + g.phase) END
   FROM given g WHERE s.check_id = g.check_id AND s.scheduled_at = g.scheduled_at AND s.batch_id = :batch
+    AND s.next_run_at >= statement_timestamp()
   RETURNING s.check_id
 ) INSERT INTO {_SCHEMA}.check_results (check_id, at, status, latency_seconds, message, facts)
 SELECT g.check_id, g.scheduled_at, g.status, g.latency_seconds, g.message, g.facts
@@ -101,6 +103,20 @@ _CUT = text(
   SELECT check_id, 'unknown', ended_at, at FROM ended
 ) SELECT check_id, state, at FROM ended"""  # noqa: S608
 ).bindparams(bindparam("gaps", type_=JSONB))
+
+# What lies further ahead than it can is of before the clock was set back: due now. A heartbeat's deadline may be any
+# time away; it follows from when it reported, which was now at the latest. Reads all rows, so it is for that case only.
+_RECALL = text(
+    f"""UPDATE {_SCHEMA}.check_states s SET next_run_at = statement_timestamp(),
+  beat_since_at = least(s.beat_since_at, statement_timestamp()), beat_at = least(s.beat_at, statement_timestamp()),
+  beat_started_at = least(s.beat_started_at, statement_timestamp())
+FROM {_SCHEMA}.monitoring_checks c WHERE c.id = s.check_id AND s.next_run_at IS NOT NULL AND CASE
+  WHEN s.scheduled_at IS NOT NULL THEN s.scheduled_at > statement_timestamp()
+  WHEN c.kind = 'heartbeat' THEN greatest(s.beat_since_at, s.beat_at, s.beat_started_at) > statement_timestamp()
+  ELSE s.next_run_at > statement_timestamp()
+    + make_interval(secs => greatest(c.interval_seconds, coalesce(c.retry_seconds, 0))) END
+RETURNING s.check_id"""  # noqa: S608
+)
 
 _BEAT = text(
     f"""UPDATE {_SCHEMA}.check_states s SET
@@ -193,6 +209,10 @@ class CheckRepository(Repository[MonitoringCheck]):
             _CLAIM, {"limit": limit, "expires": expires, "quick": quick, "slow": slow, "slowest": slowest}
         )
         return [Claimed(**dict(row) | {"state": CheckState(row["state"])}) for row in rows.mappings()]
+
+    def recall(self) -> int:
+        """Make due what waits for a time of before the clock was set back; how many checks that were."""
+        return len(self.session.scalars(_RECALL).all())
 
     def add_missed(self, missed: Sequence[Claimed]) -> None:
         """One row per check for all the runs that were not made before this one."""

@@ -126,13 +126,14 @@ class NotificationRepository(Repository[Notification]):
         return len(self.session.scalars(statement.returning(Notification.id)).all())
 
     def due_groups(self) -> Sequence[Group]:
-        """Groups whose wait is over, the oldest first."""
+        """Groups whose wait is over, the oldest first. What was made at a time to come, before the clock was set back,
+        has waited long enough."""
         first = func.min(Notification.due_at)
         query = (
             select(Notification.channel_id, Notification.group_key, first.label("due_at"))
             .where(Notification.state == NotificationState.WAITING)
             .group_by(Notification.channel_id, Notification.group_key)
-            .having(first <= func.clock_timestamp())
+            .having((first <= func.clock_timestamp()) | (func.max(Notification.created_at) > func.clock_timestamp()))
             .order_by(first, Notification.channel_id)
         )
         return [Group(*row) for row in self.session.execute(query)]
@@ -143,6 +144,7 @@ class NotificationRepository(Repository[Notification]):
             select(Notification.channel_id, func.count(func.distinct(Notification.job_id)))
             .where(Notification.channel_id.in_(channel_ids))
             .where(Notification.queued_at > func.statement_timestamp() - within)
+            .where(Notification.queued_at <= func.statement_timestamp())  # of before the clock was set back is long ago
             .group_by(Notification.channel_id)
         )
         return {row[0]: row[1] for row in self.session.execute(query)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import bindparam, func, select
@@ -21,6 +21,20 @@ class TickRepository:
 
     def get(self, name: str) -> Tick | None:
         return self.session.get(Tick, name)
+
+    def last_success(self, name: str) -> datetime | None:
+        """When a periodic job last did its work, now at the latest: the clock may have been set back since. None:
+        never."""
+        query = select(func.least(Tick.last_success_at, func.clock_timestamp())).where(
+            Tick.name == name, Tick.last_success_at.is_not(None)
+        )
+        found: datetime | None = self.session.scalar(query)
+        return found
+
+    def is_of_the_future(self, name: str) -> bool:
+        """Whether it did its work at a time to come: the clock was set back since."""
+        ahead = Tick.last_success_at > func.clock_timestamp()
+        return bool(self.session.scalar(select(ahead).where(Tick.name == name)))
 
     def list_(self) -> Sequence[Tick]:
         """All periodic jobs by name; there are a handful."""

@@ -19,7 +19,7 @@ from db.errors import OpsError
 from db.ledger import clean
 from db.models import CheckStanding, MonitoringCheck
 from db.probes import KINDS, ProbePlan, Seen
-from db.repositories import AuditLogRepository, CheckRepository
+from db.repositories import AuditLogRepository, CheckRepository, TickRepository
 from db.services import check_context, secrets
 from db.states import CheckKind, CheckState, CheckStatus
 
@@ -31,6 +31,8 @@ EXPIRES = 15.0
 MESSAGE_CHARACTERS = 500
 #: So many missed runs are a gap in what is known of a check.
 GAP = 2
+#: The tick that claims. That it has run at a time to come says that the clock was set back.
+TICK = "checks"
 #: Equal intervals spread: check n starts n times the golden ratio into its interval.
 _GOLDEN = 0.6180339887498949
 
@@ -67,6 +69,11 @@ def claim(session: Session) -> dict[UUID, list[int]]:
     for run in claimed:
         batches.setdefault(run.batch_id, []).append(run.check_id)
     return batches
+
+
+def recall(session: Session) -> int:
+    """After the database's clock was set back: what would wait for the time that it had is due now. How many checks."""
+    return CheckRepository(session).recall() if TickRepository(session).is_of_the_future(TICK) else 0
 
 
 def load(session: Session, *, batch_id: UUID, check_ids: Sequence[int]) -> list[Run]:

@@ -109,8 +109,8 @@ def _may_be_down(known: Alerts, standing: CheckStanding) -> bool:
 
 
 def _last_look(session: Session) -> datetime | None:
-    tick = TickRepository(session).get(TICK)
-    return None if tick is None or tick.last_success_at is None else tick.last_success_at - OVERLAP
+    last = TickRepository(session).last_success(TICK)
+    return None if last is None else last - OVERLAP
 
 
 def _was_maintained(session: Session, seen: Condition, spell: Spell) -> bool:

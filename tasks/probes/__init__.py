@@ -21,7 +21,7 @@ from tasks.probes.net import Down, Net, Unable, waiting
 from tasks.probes.stall import Stall
 
 _MODULES = {kind: f"tasks.probes.{kind.value}" for kind in CheckKind}
-#: A run that timed out while this process stood still for so much of the time has seen nothing.
+#: A run that timed out, or was too slow, while this process stood still for so much of the time has seen nothing.
 STALLED_SHARE = 0.25
 #: What says something about this host, not about the target.
 _OURS = {
@@ -55,11 +55,10 @@ async def _look(plan: ProbePlan, net: Net, stall: Stall) -> Seen:
         look = import_module(_MODULES[plan.kind]).look
         async with asyncio.timeout(plan.timeout_seconds):
             seen: Seen = await look(plan, net)
-            return seen
     except TimeoutError:
         held_up = stall.seconds() - stood_still
         if held_up > STALLED_SHARE * plan.timeout_seconds:
-            return Seen(CheckStatus.UNKNOWN, None, f"this worker stood still for {held_up:.1f} s")
+            return _stood_still(held_up)
         if waits:
             return Seen(CheckStatus.UNKNOWN, None, "names cannot be looked up here in time")
         return Seen(CheckStatus.DOWN, None, f"no answer within {plan.timeout_seconds:g} s")
@@ -73,6 +72,14 @@ async def _look(plan: ProbePlan, net: Net, stall: Stall) -> Seen:
         return explain(error, time.monotonic() - start)
     except Exception as error:  # noqa: BLE001 - one probe's defect is not the others', and not the target's
         return Seen(CheckStatus.UNKNOWN, None, f"the probe failed: {type(error).__name__}")
+    held_up = stall.seconds() - stood_still
+    if seen.is_slow and held_up > STALLED_SHARE * (seen.latency_seconds or 0.0):
+        return _stood_still(held_up)  # the time was ours
+    return seen
+
+
+def _stood_still(seconds: float) -> Seen:
+    return Seen(CheckStatus.UNKNOWN, None, f"this worker stood still for {seconds:.1f} s")
 
 
 def explain(error: Exception, seconds: float | None = None) -> Seen:

@@ -59,7 +59,8 @@ async def look(plan: ProbePlan, net: Net) -> Seen:
         raise Down(f"it answers {answer.status}", seconds, facts)
     await _look_at_body(config, answer, seconds, facts)
     if config.down_seconds is not None and seconds > config.down_seconds:
-        raise Down(f"it took {seconds:.3f} s, more than {config.down_seconds:g} s", seconds, facts)
+        said = f"it took {seconds:.3f} s, more than {config.down_seconds:g} s"
+        return Seen(CheckStatus.DOWN, seconds, said, facts, is_slow=True)
     if answer.certificate is not None and config.tls_days is not None:
         facts["certificate_days"] = days = round(days_left(answer.certificate), 1)
         if days < config.tls_days:

@@ -7,8 +7,9 @@ import time
 from typing import Self
 
 _EVERY = 0.05
-#: A loop that is this late is busy, not stuck.
-_NORMAL = 0.1
+#: Timers are this late on any machine. A loop that is later each time, if only a little, gets too little of the
+#: processor: what it asks may have answered long ago, and nobody has read that.
+_NORMAL = 0.02
 
 
 class Stall:

@@ -40,5 +40,6 @@ def quoted(text: str, length: int = 80) -> str:
 def found_slow(seconds: float, limit: float | None, facts: Mapping[str, Any] | None = None) -> Seen:
     """Up, or degraded where it took longer than a limit."""
     if limit is not None and seconds > limit:
-        return Seen(CheckStatus.DEGRADED, seconds, f"it took {seconds:.3f} s, more than {limit:g} s", facts or {})
+        said = f"it took {seconds:.3f} s, more than {limit:g} s"
+        return Seen(CheckStatus.DEGRADED, seconds, said, facts or {}, is_slow=True)
     return Seen(CheckStatus.UP, seconds, None, facts or {})

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from tests.bench import audited, checks, commandline, encrypted, jobs, metrics, repositories, trail
+from tests.bench import audited, checks, commandline, encrypted, jobs, metrics, repositories, scheduled, told, trail
 from tests.bench.report import Report
 from tests.bench.servers import platform
 from tests.e2e.platform import Platform
@@ -26,6 +26,8 @@ PARTS: dict[str, Callable[[Platform, Report], None]] = {
     "metrics": metrics.scraping,
     "commandline": commandline.start_up,
     "checks": checks.against_others,
+    "scheduled": scheduled.alone,
+    "told": told.from_down,
     "jobs": jobs.against_celery,
 }
 

@@ -31,7 +31,7 @@ from tests.e2e.conftest import running_platform
 from tests.e2e.platform import Platform
 from tests.e2e.process import Process, until
 
-SITES = 500
+SITES = int(os.environ.get("CHAOS_SITES", "500"))
 #: How long all may take to be over after the script, in seconds.
 SETTLE_SECONDS = 240.0
 ALLOW = {"OPS_PROBE_ALLOW": "127.0.0.1/32"}
@@ -119,11 +119,20 @@ class Chaos:
 
     def alerts(self) -> list[truth.Alert]:
         rows = self.rows(
-            """SELECT a.id, c.name, extract(epoch FROM a.started_at)::float8 AS started,
+            """SELECT a.id, c.name, extract(epoch FROM r.at)::float8 AS seen,
               extract(epoch FROM a.resolved_at)::float8 AS resolved
-            FROM monitoring_alerts a JOIN monitoring_checks c ON a.fingerprint = 'check_down:' || c.id ORDER BY a.id"""
+            FROM monitoring_alerts a JOIN monitoring_checks c ON a.fingerprint = 'check_down:' || c.id
+            LEFT JOIN LATERAL (SELECT max(at) AS at FROM check_results
+              WHERE check_id = c.id AND status = 'down' AND at <= a.started_at) r ON true ORDER BY a.id"""
         )
-        return [truth.Alert(row["id"], int(row["name"]), row["started"], row["resolved"]) for row in rows]
+        return [truth.Alert(row["id"], int(row["name"]), row["seen"] or 0.0, row["resolved"]) for row in rows]
+
+    def downs(self) -> list[truth.Run]:
+        rows = self.rows(
+            """SELECT c.name, extract(epoch FROM r.at)::float8 AS at, coalesce(r.message, '') AS message
+            FROM check_results r JOIN monitoring_checks c ON c.id = r.check_id WHERE r.status = 'down' ORDER BY r.at"""
+        )
+        return [truth.Run(int(row["name"]), row["at"], row["message"]) for row in rows]
 
 
 @contextmanager
@@ -177,7 +186,21 @@ def run(seconds: float, seed: int) -> bool:
         report = requests.get(f"{url}/report", timeout=10).json()
         lines = truth.judge(intervals, made.alerts(), report["messages"], len(CHANNELS))
         seen = [report["refused"].get(f"{n}/{i}", 0) for n, each in enumerate(intervals) for i in range(len(each))]
+        of_runs, invented = truth.judge_runs(intervals, made.downs())
+        lines += of_runs
         show(made, lines, min(seen, default=0), time.time() - begin)
+        if report["stood_still"]:
+            print("  the farm itself stood still, from and for seconds:", report["stood_still"])
+        for run in invented[:10]:
+            print(
+                "  invented:",
+                run,
+                [
+                    each
+                    for each in requests.get(f"{url}/log/{run.site}", timeout=10).json()
+                    if abs(each[0] - run.claimed_at) < 40
+                ],
+            )
         kept = all(line.is_kept for line in lines) and not any("ENDED" in each for each in made.faults)
         if not kept:
             explain(made, intervals)

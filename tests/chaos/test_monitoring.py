@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from tests.chaos.truth import SHORTEST_SECONDS, Alert, judge, script
+from tests.chaos.truth import SAID, SHORTEST_SECONDS, Alert, Run, judge, judge_runs, script
 from tests.guardian import ROOT
 
 TRUTH = [[(100.0, 200.0), (300.0, 400.0)], [], [(100.0, 200.0)]]
@@ -39,12 +39,23 @@ def test_what_is_as_it_was_is_kept_and_a_message_that_came_twice_is_one():
         ([*ALERTS[:2], Alert(3, 2, 105.0, None)], TOLD, "not resolved, or before the end"),
         ([*ALERTS[:2], Alert(3, 2, 105.0, 150.0)], TOLD, "not resolved, or before the end"),
         ([*ALERTS[:2], Alert(3, 2, 50.0, 250.0)], TOLD, "missed"),
+        ([*ALERTS[:2], Alert(3, 2, 200.1, 250.0)], TOLD, "invented"),
         (ALERTS, TOLD[1:], "(alert, channel) told of its beginning"),
         (ALERTS, [*TOLD, TOLD[0] | {"id": "another"}], "told more than once"),
     ],
 )
 def test_a_broken_promise_is_seen(alerts, messages, said):
     assert said in broken(alerts, messages)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [Run(0, 250.0, SAID), Run(1, 150.0, SAID), Run(0, 150.0, "no answer within 4 s"), Run(0, 69.0, SAID)],
+)
+def test_a_run_that_says_down_of_a_site_that_did_not_is_seen(run):
+    true = [Run(0, 100.0, SAID), Run(0, 71.0, SAID), Run(2, 199.9, SAID)]  # claimed before it was down, and asked after
+    assert judge_runs(TRUTH, true)[1] == []
+    assert judge_runs(TRUTH, [*true, run])[1] == [run]
 
 
 def test_the_script_is_the_same_for_a_seed_and_leaves_time_to_see_everything():

@@ -14,17 +14,30 @@ Truth = list[list[tuple[float, float]]]
 #: that dies with its worker is given up after half a minute, the one after it may die as well, and two runs of one mind
 #: make a state.
 SHORTEST_SECONDS = 90.0
-#: What was seen in the last moment of an interval may be written down so much later.
-LATE_SECONDS = 20.0
+#: What a site says while it is down, as the probe puts it. Any other "down" is the platform's invention.
+SAID = "it answers 503"
+#: A run asks within so many seconds of its claim, or its result counts no more: so long may its message wait, and so
+#: long is it waited for.
+IN_FLIGHT_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A result that says down: when the run was claimed, in seconds since 1970."""
+
+    site: int
+    claimed_at: float
+    message: str
 
 
 @dataclass(frozen=True)
 class Alert:
-    """One that was raised; times are seconds since 1970."""
+    """One that was raised; times are seconds since 1970. ``seen_at``: when the run that decided it was claimed. That is
+    the time to judge by: when it was written down depends on how busy the machine is."""
 
     id: int
     site: int
-    started_at: float
+    seen_at: float
     resolved_at: float | None
 
 
@@ -67,7 +80,8 @@ def judge(truth: Truth, alerts: Iterable[Alert], messages: Sequence[Mapping[str,
     for site, intervals in enumerate(truth):
         left = by_site.pop(site, [])
         for start, end in intervals:
-            fits = [each for each in left if start <= each.started_at <= end + LATE_SECONDS]
+            # The deciding run was claimed after an earlier one had seen it down, and before it was up again: exactly.
+            fits = [each for each in left if start <= each.seen_at <= end]
             missed += not fits
             if fits:
                 left.remove(fits[0])
@@ -83,6 +97,18 @@ def judge(truth: Truth, alerts: Iterable[Alert], messages: Sequence[Mapping[str,
         Line("  not resolved, or before the end", 0, unresolved),
         *_told(messages, intervals, channels),
     ]
+
+
+def judge_runs(truth: Truth, runs: Iterable[Run]) -> tuple[list[Line], list[Run]]:
+    """No run says down of a site that was not, nor for a reason that is not the site's. Those that do come as well."""
+    invented, count = [], 0
+    for run in runs:
+        count += 1
+        asked = (run.claimed_at, run.claimed_at + IN_FLIGHT_SECONDS)
+        is_true = any(start <= asked[1] and asked[0] <= end for start, end in truth[run.site])
+        if not is_true or run.message != SAID:
+            invented.append(run)
+    return [Line("runs that say down", None, count), Line("  of sites that did not say so", 0, len(invented))], invented
 
 
 def _told(messages: Sequence[Mapping[str, Any]], intervals: int, channels: int) -> list[Line]:

@@ -24,8 +24,8 @@ from worker.doctor.configuration import is_weak
 from worker.doctor.finding import Finding, critical, note, ok, warning
 from worker.doctor.platform import is_loopback
 
-#: Months of audit partitions that must be there already.
-PARTITIONS_AHEAD = 2
+#: What must be there already of each partitioned table: how its partitions end, what they are, and how many.
+PARTITIONS_AHEAD = {"audit_logs": ("YYYY_MM", "months", 2), "check_results": ("YYYY_MM_DD", "days", 2)}
 #: A tick seals every ten seconds; a transaction that stays open for some minutes holds it up as well.
 SEAL_AGE = timedelta(minutes=10)
 CLOCK_SECONDS = 1.0
@@ -143,17 +143,20 @@ def schema(connection: Connection) -> Iterator[Finding]:
 
 
 def partitions(connection: Connection) -> Iterator[Finding]:
-    """The trail's months are made ahead; without one, nothing could be written."""
+    """The trail's months and the days of check results are made ahead; without one, nothing could be written."""
     query = text(
         """SELECT count(*) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-        WHERE i.inhparent = CAST(:trail AS regclass)
-          AND right(c.relname, 7) COLLATE "C" > to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM')"""
+        WHERE i.inhparent = CAST(:parent AS regclass) AND right(c.relname, length(CAST(:ends AS text))) COLLATE "C"
+          > to_char(now() AT TIME ZONE 'UTC', CAST(:ends AS text))"""
     )
-    ahead = connection.scalar(query, {"trail": f"{get_settings().database_schema}.audit_logs"}) or 0
-    if ahead < PARTITIONS_AHEAD:
-        yield critical("audit partitions", f"only {ahead} months ahead", "ops db upgrade; and let a beat run")
-    else:
-        yield ok("audit partitions", f"{ahead} months ahead")
+    for table, (ends, spans, wanted) in PARTITIONS_AHEAD.items():
+        parent = f"{get_settings().database_schema}.{table}"
+        ahead = connection.scalar(query, {"parent": parent, "ends": ends}) or 0
+        name = f"{table.partition('_')[0]} partitions"
+        if ahead < wanted:
+            yield critical(name, f"only {ahead} {spans} ahead", "ops db upgrade; and let a beat run")
+        else:
+            yield ok(name, f"{ahead} {spans} ahead")
 
 
 def seals(connection: Connection) -> Iterator[Finding]:

@@ -291,3 +291,48 @@ def test_a_report_while_a_run_is_under_way_is_not_overlooked(session, add, sql):
     session.commit()
     record(session, batch, runs, CheckStatus.DOWN)
     assert len(claim(session)) == 1
+
+
+def set_back(sql, hours: int = 2) -> None:
+    """The database's clock is set back: what was written lies so much further ahead."""
+    sql(f"UPDATE ticks SET last_success_at = now() + interval '{hours} h' WHERE name = 'checks'")
+    moved = "next_run_at scheduled_at beat_since_at beat_at beat_started_at".split()
+    sql("UPDATE check_states SET " + ", ".join(f"{each} = {each} + interval '{hours} h'" for each in moved))
+
+
+def recall(session: Session) -> int:
+    recalled = check_runs.recall(session)
+    session.commit()
+    return recalled
+
+
+def test_after_the_clock_was_set_back_checks_are_due_now_and_not_when_it_is_that_late_again(session, add, sql):
+    site, flown = add(interval_seconds=60), add("flown", interval_seconds=60)
+    paused = add("paused")
+    backup = add("backup", "heartbeat", {"period_seconds": 86400})
+    sql("INSERT INTO ticks (name, last_success_at) VALUES ('checks', now() - interval '2 s')")
+    run(session, site, CheckStatus.UP)
+    sql("UPDATE check_states SET next_run_at = now() + interval '1 d', beat_at = now() WHERE check_id = %s", backup.id)
+    sql("UPDATE check_states SET next_run_at = now() WHERE check_id = %s", flown.id)
+    batch, runs = load(session, claim(session))
+    checks.pause(session, found=paused)
+    session.commit()
+    assert recall(session) == 0  # nothing is wrong, and a heartbeat may be a day away
+    set_back(sql)
+    assert not claim(session)
+    assert recall(session) == 3
+    ((_, ids),) = claim(session).items()
+    assert set(ids) == {site.id, flown.id, backup.id}
+    assert record(session, batch, runs, CheckStatus.DOWN)["late"] == 1
+    assert sql("SELECT beat_at <= now() FROM check_states WHERE check_id = %s", backup.id) == [(True,)]
+    assert standing(session, paused).next_run_at is None
+
+
+def test_what_a_worker_that_stood_still_has_seen_long_ago_does_not_count(session, add, sql):
+    site = add(failure_threshold=1)
+    make_due(session, site)
+    batch, runs = load(session, claim(session))
+    sql("UPDATE check_states SET next_run_at = now() - interval '1 s'")  # given up, and nobody claims it anew
+    assert record(session, batch, runs, CheckStatus.DOWN) == {"late": 1}
+    assert standing(session, site).state is CheckState.UNKNOWN
+    assert sql("SELECT count(*) FROM check_results WHERE status = 'down'") == [(0,)]

@@ -73,8 +73,6 @@ class Platform:
         self._act("alerts", lambda session: evaluation.evaluate(session, [outages.observe]), cut)
 
     def dispatch(self, *, cut: bool = False) -> None:
-        # What was to wait until a time before the clock was set waits no longer.
-        self._run("UPDATE {s}.notifications SET due_at = clock_timestamp() WHERE state = 'waiting'")
         self._act("notifications", notifications.dispatch, cut)
 
     def restart(self) -> None:

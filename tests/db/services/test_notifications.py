@@ -344,3 +344,21 @@ def test_a_message_is_json_of_the_alert_and_nothing_of_the_channel(session, chan
     said = json.dumps([item.alert for item in delivery.items])
     assert SECRET not in said
     assert json.loads(said)[0]["labels"] == {"check": "a"}
+
+
+def test_after_the_clock_was_set_back_people_are_told_at_once(session, channel, fire, dispatch, sql):
+    channel(rate_limit=1, wait_seconds=600)
+    fire("a")
+    dispatch()
+    assert not jobs(session)
+    sql("UPDATE notifications SET created_at = created_at + interval '2 h', due_at = due_at + interval '2 h'")
+    dispatch()
+    (first,) = jobs(session)
+    assert send(session, first)
+    # What was sent at a time to come is no reason to wait either.
+    sql("UPDATE notifications SET queued_at = now() + interval '2 h', created_at = now() - interval '1 h'")
+    fire()
+    dispatch()
+    sql("UPDATE notifications SET due_at = now() WHERE state = 'waiting'")
+    dispatch()
+    assert len(jobs(session)) == 1

@@ -117,6 +117,17 @@ def test_what_the_schema_lacks_is_critical(look: Look, database: Database):
     assert found.says == "only 1 months ahead"
 
 
+def test_days_of_check_results_that_run_out_are_critical(look: Look, database: Database):
+    (found,) = look("check partitions")
+    assert found.severity is Severity.OK
+    with database.connect("postgres") as root:
+        days = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'check_results'::regclass ORDER BY 1"
+        for (day,) in root.execute(days).fetchall()[-7:]:
+            root.execute(f"DROP TABLE {day}")
+    (found,) = look("check partitions")
+    assert (found.severity, found.says) == (Severity.CRITICAL, "only 0 days ahead")
+
+
 def test_a_trail_that_is_not_sealed_is_told_and_what_to_do(look: Look):
     (found,) = look("audit seals", "audit seals outside")
     assert found.severity is Severity.WARNING
