@@ -73,7 +73,8 @@ def _fill(database: Database) -> None:
         root.execute("SET session_replication_role = replica")  # without the audit's triggers
         root.execute(
             """INSERT INTO monitoring_checks (name, kind, config, labels, owner_id, interval_seconds)
-            SELECT 'c' || n, 'http', '{"url": "http://example.org/"}', '{}', %s, %s FROM generate_series(1, %s::int) n""",
+            SELECT 'c' || n, 'http', '{"url": "http://example.org/"}', '{}', %s, %s
+            FROM generate_series(1, %s::int) n""",
             [owner, 86400, CHECKS],  # so rarely that none is due again within a round
         )
         root.execute("INSERT INTO check_states (check_id, next_run_at) SELECT id, now() FROM monitoring_checks")
