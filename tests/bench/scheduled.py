@@ -79,7 +79,8 @@ def _fill(database: Database) -> None:
         )
         root.execute("INSERT INTO check_states (check_id, next_run_at) SELECT id, now() FROM monitoring_checks")
         root.execute(
-            "INSERT INTO check_intervals (check_id, state, started_at) SELECT id, 'unknown', now() FROM monitoring_checks"
+            "INSERT INTO check_intervals (check_id, state, started_at)"
+            " SELECT id, 'unknown', now() FROM monitoring_checks"
         )
         root.execute("VACUUM ANALYZE monitoring_checks, check_states, check_intervals")
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from aiohttp import web
 
-
 #: A farm that stood still for so long may have made a run of the platform time out by itself.
 STOOD_STILL_SECONDS = 1.0
 

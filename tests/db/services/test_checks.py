@@ -296,7 +296,7 @@ def test_a_report_while_a_run_is_under_way_is_not_overlooked(session, add, sql):
 def set_back(sql, hours: int = 2) -> None:
     """The database's clock is set back: what was written lies so much further ahead."""
     sql(f"UPDATE ticks SET last_success_at = now() + interval '{hours} h' WHERE name = 'checks'")
-    moved = "next_run_at scheduled_at beat_since_at beat_at beat_started_at".split()
+    moved = ["next_run_at", "scheduled_at", "beat_since_at", "beat_at", "beat_started_at"]
     sql("UPDATE check_states SET " + ", ".join(f"{each} = {each} + interval '{hours} h'" for each in moved))
 
 
