@@ -64,7 +64,7 @@ def test_a_loop_that_gets_a_third_of_the_processor_notices_what_it_loses():
     async def starve() -> float:
         async with Stall() as stall:
             for _ in range(10):  # never late by much at once
-                time.sleep(0.08)
+                time.sleep(0.08)  # noqa: ASYNC251 - that is what is tested
                 await asyncio.sleep(0.001)
             return stall.seconds()
 
