@@ -228,3 +228,8 @@ class DeploymentLogRepository:
         """Chunks that came after the cursor, which is the id of the last one seen."""
         query = select(DeploymentLog).where(DeploymentLog.deployment_id == deployment_id, DeploymentLog.id > cursor)
         return self.session.scalars(query.order_by(DeploymentLog.id).limit(bounded(limit))).all()
+
+    def cursor(self, deployment_id: int) -> int:
+        """Of all that there is so far."""
+        query = select(func.max(DeploymentLog.id)).where(DeploymentLog.deployment_id == deployment_id)
+        return self.session.scalar(query) or 0

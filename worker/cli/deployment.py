@@ -152,17 +152,19 @@ def retry(
     timeout: Wait = None,
 ) -> None:
     """Try an ended deployment again, with what it was asked for. Example: ops deployment retry 42"""
+    from db.repositories import DeploymentLogRepository
     from db.services import deployments
     from worker.cli.ids import deployment_id
 
     bell = ready_to_ring()
     key = deployment_id(number)
     with acting.session(action="ops deployment retry") as (session, user):
+        shown = DeploymentLogRepository(session).cursor(key)  # the log of the tries before is no news
         again = deployments.retry(session, deployment_id=key, failed_hosts=failed_hosts, actor=user)
         asked = {"id": key, "job_id": str(again.job_id)}
     say_asked(asked, rung=bool(session.info.get("ops_rung")) if bell else None, detach=detach)
     if not detach:
-        raise typer.Exit(_watch(key, timeout))
+        raise typer.Exit(_watch(key, timeout, shown))
 
 
 def view(deployment: Deployment) -> dict[str, Any]:
@@ -246,7 +248,7 @@ def say_asked(asked: dict[str, Any], *, rung: bool | None, detach: bool) -> None
         out.line(f"next: ops deployment logs -f {asked['id']}   ops show {asked['id']}")
 
 
-def _watch(key: int, timeout: float | None) -> int:
+def _watch(key: int, timeout: float | None, since_id: int = 0) -> int:
     from worker.cli.watching import watch
 
-    return watch(key, timeout)
+    return watch(key, timeout, since_id)

@@ -57,10 +57,10 @@ def look(key: int, cursor: int) -> Look:
         )  # fmt: skip
 
 
-def watch(key: int, timeout: float | None = None) -> int:
-    """Follow until the end; answers the exit code. Ctrl-C asks whether to cancel."""
+def watch(key: int, timeout: float | None = None, since_id: int = 0) -> int:
+    """Follow until the end, what is printed after a piece; answers the exit code. Ctrl-C asks whether to cancel."""
     end = time.monotonic() + timeout if timeout is not None else None
-    follower = Follower(key)
+    follower = Follower(key, since_id)
     while True:
         try:
             code = follower.step()
@@ -109,9 +109,9 @@ def print_logs(key: int, *, follow: bool, since_id: int = 0, timestamps: bool = 
 class Follower:
     """Prints what is new at every step."""
 
-    def __init__(self, key: int) -> None:
+    def __init__(self, key: int, since_id: int) -> None:
         self.key = key
-        self.cursor = 0
+        self.cursor = since_id
         self.status: DeploymentStatus | None = None
         self._waits: str | None = None
         self._away = False
