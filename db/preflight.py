@@ -60,13 +60,22 @@ def check_schema(connection: Connection) -> None:
     if found is None:
         raise SchemaOutOfDate(f"the database has no tables of ours in schema {schema}; run: ops db upgrade")
     if found not in _revisions():
-        oldest = connection.scalar(text(f"SELECT {schema}.ops_runs_from()"))
-        if oldest not in _revisions():
+        if _runs_from(connection, schema) not in _revisions():
             raise SchemaOutOfDate(f"the database is at migration {found}, too new for this release: upgrade it")
     elif found != head_revision():
         raise SchemaOutOfDate(
             f"the database is at migration {found}, this release needs {head_revision()}; run: ops db upgrade"
         )
+
+
+def _runs_from(connection: Connection, schema: str) -> str | None:
+    """The oldest migration that a release must have to work here. None: the database does not say, or not to us."""
+    try:
+        with connection.begin_nested():
+            found: str | None = connection.scalar(text(f"SELECT {schema}.ops_runs_from()"))
+    except ProgrammingError:
+        return None
+    return found
 
 
 def head_revision() -> str:

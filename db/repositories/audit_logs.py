@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from db.connection import apply_context
 from db.models import APIKey, Application, AuditLog, Deployment, Infrastructure, User
-from db.repositories.base import MAX_LIMIT, Page
+from db.repositories.base import Page, bounded
 
 #: How many of the newest entries are looked at first.
 STRETCHES = (2**16, 2**18, 2**20)
@@ -112,7 +112,7 @@ class AuditLogRepository:
     def _look_back(self, where: list[ColumnElement[bool]], limit: int, before: int | None) -> Page[Any]:
         """A page of what is found by an index without an order: of all that it finds only as much is read as the
         page needs, from a stretch of the newest entries, then from longer ones, then from the rest."""
-        limit = max(1, min(limit, MAX_LIMIT))
+        limit = bounded(limit)
         end = before if before is not None else (self.session.scalar(select(func.max(AuditLog.id))) or 0) + 1
         rows: list[Any] = []
         begins = [0, *(end - stretch for stretch in reversed(STRETCHES))]
@@ -128,7 +128,7 @@ class AuditLogRepository:
     def _page(self, where: list[ColumnElement[bool]], limit: int, before: int | None) -> Page[Any]:
         if before is not None:
             where.append(AuditLog.id < before)
-        limit = max(1, min(limit, MAX_LIMIT))
+        limit = bounded(limit)
         rows = self.session.scalars(select(AuditLog).where(*where).order_by(AuditLog.id.desc()).limit(limit + 1)).all()
         return Page(rows[:limit], rows[limit - 1].id if len(rows) > limit else None)
 

@@ -6,8 +6,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +74,8 @@ class Process:
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """SIGSTOP this process and its children, and nothing that they started in groups of their own."""
-        pids = [self.pid, *self.children]
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-        try:
+        with frozen([self.pid, *self.children]):
             yield
-        finally:
-            for pid in pids:
-                os.kill(pid, signal.SIGCONT)
 
     def end(self) -> None:
         """End it for good, with everything that it started; whatever state it is in."""
@@ -90,6 +84,19 @@ class Process:
             if pid != self.pid or self.is_alive:
                 kill(pid)
         self._popen.wait()
+
+
+@contextmanager
+def frozen(pids: Sequence[int]) -> Iterator[None]:
+    """SIGSTOP them meanwhile; whoever is gone afterwards is gone."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 def children(pid: int) -> list[int]:

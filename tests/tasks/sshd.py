@@ -7,7 +7,6 @@ import getpass
 import os
 import shlex
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -15,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.e2e.process import descendants, frozen
 from tests.guardian import end_with_us
 
 SSHD = shutil.which("sshd") or ("/usr/sbin/sshd" if Path("/usr/sbin/sshd").exists() else None)
@@ -104,7 +104,7 @@ class Server:
     def cut(self) -> None:
         """End every connection, as a cable would: what runs on the host goes on."""
         assert self.process is not None
-        for child in _descendants(self.process.pid):
+        for child in descendants(self.process.pid):
             with contextlib.suppress(ProcessLookupError, FileNotFoundError):
                 if b"sshd" in Path(f"/proc/{child}/cmdline").read_bytes()[:16]:
                     os.kill(child, 9)
@@ -113,15 +113,8 @@ class Server:
     def frozen(self) -> Iterator[None]:
         """It answers nobody meanwhile, and its connections stand: as a machine that hangs."""
         assert self.process is not None
-        pids = [self.process.pid, *_descendants(self.process.pid)]
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-        try:
+        with frozen([self.process.pid, *descendants(self.process.pid)]):
             yield
-        finally:
-            for pid in pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGCONT)
 
     def replace(self, path: str, text: str) -> None:
         """Let a file of this machine be another one for this server."""
@@ -148,12 +141,3 @@ class Server:
     def current(self, name: str = "web") -> str | None:
         link = self.app(name) / "current"
         return Path(os.readlink(link)).name if link.is_symlink() else None  # noqa: PTH115
-
-
-def _descendants(pid: int) -> list[int]:
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            for child in task.read_text().split():
-                found += [int(child), *_descendants(int(child))]
-    return found

@@ -128,6 +128,8 @@ def test_what_is_run_elsewhere_is_an_example_and_is_run_there() -> None:
         words = [word for word in shlex.split(example)[1:] if word.isalpha()]
         text = (TESTS / where).read_text("utf-8")
         assert all(word in text for word in words), (example, where)
+        if where == "e2e/test_examples.py":
+            assert example in text, example
 
 
 @pytest.fixture
