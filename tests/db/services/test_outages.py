@@ -176,7 +176,8 @@ def test_degraded_is_an_alert_of_its_own_and_milder(session, site):
     turn(session, site, DOWN)
     assert look(session) == {"raised": 1, "resolved": 1}
     assert alerts(session) == ["check_degraded resolved", "check_down firing"]
-    assert session.scalars(select(MonitoringAlert.severity)).first().value == "medium"
+    severities = session.scalars(select(MonitoringAlert.severity).order_by(MonitoringAlert.id))
+    assert [severity.value for severity in severities] == ["medium", "high"]
 
 
 def test_a_removed_check_leaves_no_open_alert(session, site):
