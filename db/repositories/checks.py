@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, cast
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from sqlalchemy import Table, bindparam, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import JSONB
@@ -233,19 +233,27 @@ class CheckRepository(Repository[MonitoringCheck]):
             again = [{"check_id": row["check_id"], "state": row["state"], "started_at": row["at"]} for row in ended]
             self.session.execute(insert(_INTERVALS), again)
 
-    def in_flight(self, batch_id: UUID, check_ids: Sequence[int]) -> list[tuple[CheckStanding, MonitoringCheck]]:
-        """The standings of a batch whose runs are in flight, each with its check."""
+    def take(self, batch_id: UUID, check_ids: Sequence[int]) -> tuple[UUID, list[tuple[CheckStanding, MonitoringCheck]]]:
+        """Take over the runs of a batch that nobody has taken yet: the name under which they go on, and their
+        standings, each with its check. The name in a message is everybody's who reads the broker, and is spent now."""
+        taken = uuid4()
+        in_flight = CheckStanding.check_id.in_(check_ids), CheckStanding.batch_id == batch_id
+        self.session.execute(
+            update(CheckStanding).where(*in_flight).values(batch_id=taken),
+            execution_options={"synchronize_session": False},
+        )
         query = (
             select(CheckStanding, MonitoringCheck)
             .join(MonitoringCheck, MonitoringCheck.id == CheckStanding.check_id)
-            .where(CheckStanding.check_id.in_(check_ids), CheckStanding.batch_id == batch_id)
+            .where(CheckStanding.check_id.in_(check_ids), CheckStanding.batch_id == taken)
             .order_by(CheckStanding.check_id)
         )
         found = self.session.execute(query, execution_options={"populate_existing": True})
-        return [(standing, check) for standing, check in found]
+        return taken, [(standing, check) for standing, check in found]
 
     def record(self, batch_id: UUID, results: Sequence[Mapping[str, Any]]) -> set[int]:
-        """Write what was seen and the new standings; the ids of the checks for which it still counted."""
+        """Write what was seen and the new standings; the ids of the checks for which it still counted. ``batch_id``: as
+        it was taken."""
         return set(self.session.scalars(_RECORD, {"results": list(results), "batch": batch_id}).all())
 
     def move_intervals(self, states: Mapping[int, CheckState]) -> None:

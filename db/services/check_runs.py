@@ -39,9 +39,11 @@ _GOLDEN = 0.6180339887498949
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run in flight. ``plan`` is None where it cannot be made; ``problem`` says why."""
+    """A run in flight. ``taken``: the batch under the name that no message has. ``plan`` is None where it cannot be
+    made; ``problem`` says why."""
 
     check_id: int
+    taken: UUID
     scheduled_at: datetime
     standing: Standing
     interval_seconds: int
@@ -77,11 +79,12 @@ def recall(session: Session) -> int:
 
 
 def load(session: Session, *, batch_id: UUID, check_ids: Sequence[int]) -> list[Run]:
-    """The runs of a batch that are still in flight, with all they need; their secrets are opened, which is recorded."""
-    rows = CheckRepository(session).in_flight(batch_id, check_ids)
+    """The runs of a batch that are still in flight, with all they need; their secrets are opened, which is recorded.
+    They are the caller's alone: the same message again finds none."""
+    taken, rows = CheckRepository(session).take(batch_id, check_ids)
     opened = _open(session, [check for _, check in rows])
     known = check_context.gather(session, rows)
-    return [_run(standing, check, opened[check.id], known.get(check.id, {})) for standing, check in rows]
+    return [_run(taken, standing, check, opened[check.id], known.get(check.id, {})) for standing, check in rows]
 
 
 def record(session: Session, *, batch_id: UUID, runs: Sequence[Run], seen: Mapping[int, Seen]) -> dict[str, Any]:
@@ -90,7 +93,7 @@ def record(session: Session, *, batch_id: UUID, runs: Sequence[Run], seen: Mappi
     apply_context(session)
     checks = CheckRepository(session)
     after = {run.check_id: _after(run, seen[run.check_id].status) for run in runs}
-    counted = checks.record(batch_id, [_row(run, seen[run.check_id], after[run.check_id]) for run in runs])
+    counted = checks.record(runs[0].taken, [_row(run, seen[run.check_id], after[run.check_id]) for run in runs])
     moved = {
         run.check_id: (_known(run.standing, run), _known(after[run.check_id], run))
         for run in runs
@@ -132,7 +135,7 @@ def _row(run: Run, seen: Seen, after: Standing) -> dict[str, Any]:
         "status": seen.status,
         "latency_seconds": seen.latency_seconds,
         "message": message,
-        "facts": dict(seen.facts) or None,
+        "facts": _storable(seen.facts) or None,
         "every": run.interval_seconds,
         "phase": phase(run.check_id, run.interval_seconds),
         "retry_in": run.retry_seconds if retries else None,
@@ -140,13 +143,28 @@ def _row(run: Run, seen: Seen, after: Standing) -> dict[str, Any]:
     }
 
 
-def _run(standing: CheckStanding, check: MonitoringCheck, opened: Any, known: Mapping[str, Any]) -> Run:
+def _storable(value: Any) -> Any:
+    """A value as the database can hold it, and no longer than it is worth: one that it refuses would cost the results
+    of the whole batch, and strangers have written some."""
+    match value:
+        case str():
+            return clean(value[:MESSAGE_CHARACTERS])
+        case float() if value - value != 0:
+            return None  # JSON knows nothing infinite
+        case Mapping():
+            return {name: _storable(each) for name, each in value.items()}
+        case list():
+            return [_storable(each) for each in value]
+    return value
+
+
+def _run(taken: UUID, standing: CheckStanding, check: MonitoringCheck, opened: Any, known: Mapping[str, Any]) -> Run:
     assert standing.scheduled_at is not None
     failures, successes = check.failure_threshold, check.success_threshold
     if check.kind is CheckKind.HEARTBEAT:
         failures = successes = 1  # a report that is missing is missing; there is nothing to ask again
     run = Run(
-        check.id, standing.scheduled_at, _standing(standing), check.interval_seconds,
+        check.id, taken, standing.scheduled_at, _standing(standing), check.interval_seconds,
         check.retry_seconds or max(1, check.interval_seconds // 3), failures, successes, None,
     )  # fmt: skip
     if isinstance(opened, str):

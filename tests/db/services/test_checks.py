@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 from uuid import UUID, uuid4
@@ -113,13 +114,33 @@ def test_a_late_or_repeated_batch_changes_nothing(session, add, sql):
     assert sql("SELECT status FROM check_results") == [("up",)]
 
 
-def test_two_that_run_one_batch_at_once_count_once(session, add, sql):
-    site = add(failure_threshold=2)
-    batch, first = load(session, claim(session))
-    second = check_runs.load(session, batch_id=batch, check_ids=[site.id])
+def test_a_message_that_is_repeated_while_its_batch_runs_starts_nothing(session, add, anna, sql):
+    """Whoever reads the broker could have a target asked, and a secret opened, as often as he likes."""
+    secrets.store(session, user_id=anna.id, service_name="site", key_name="token", value="s3cret-value")
+    site = add(config=SITE | {"secret_headers": {"X-Token": "site/token"}}, failure_threshold=2)
+    claimed = claim(session)
+    batch, first = load(session, claimed)
+    assert load(session, claimed) == (batch, [])
+    assert len(sql("SELECT 1 FROM audit_logs WHERE action = 'secret.opened'")) == 1
     record(session, batch, first, CheckStatus.DOWN)
-    assert record(session, batch, second, CheckStatus.DOWN) == {"late": 1}
     assert standing(session, site).downs == 1
+
+
+def test_a_result_under_the_name_of_the_message_does_not_count(session, add):
+    site = add()
+    batch, runs = load(session, claim(session))
+    assert record(session, batch, [replace(runs[0], taken=batch)], CheckStatus.DOWN) == {"late": 1}
+    assert standing(session, site).downs == 0
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\ud800", "x" * 100_000])
+def test_what_a_stranger_has_written_costs_no_other_check_its_result(session, add, sql, text):
+    add("theirs")
+    add("ours")
+    batch, runs = load(session, claim(session))
+    record(session, batch, runs, CheckStatus.UP, facts={"records": [text], "ratio": float("inf")})
+    assert sql("SELECT status FROM check_results") == [("up",), ("up",)]
+    assert sql("SELECT max(length(facts::text)) < 1000 FROM check_results") == [(True,)]
 
 
 @pytest.mark.parametrize("what", ["pause", "edit"])
