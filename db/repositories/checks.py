@@ -233,7 +233,9 @@ class CheckRepository(Repository[MonitoringCheck]):
             again = [{"check_id": row["check_id"], "state": row["state"], "started_at": row["at"]} for row in ended]
             self.session.execute(insert(_INTERVALS), again)
 
-    def take(self, batch_id: UUID, check_ids: Sequence[int]) -> tuple[UUID, list[tuple[CheckStanding, MonitoringCheck]]]:
+    def take(
+        self, batch_id: UUID, check_ids: Sequence[int]
+    ) -> tuple[UUID, list[tuple[CheckStanding, MonitoringCheck]]]:
         """Take over the runs of a batch that nobody has taken yet: the name under which they go on, and their
         standings, each with its check. The name in a message is everybody's who reads the broker, and is spent now."""
         taken = uuid4()

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from functools import lru_cache
@@ -102,11 +102,18 @@ class Net:
         return socket.socket(info[0], info[1], info[2])
 
     async def connect(
-        self, host: str, port: int, tls: ssl.SSLContext | None = None, server_name: str | None = None
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A connection to the first address that answers; closed at the end of the batch, if not before. Raises Unable,
-        OSError."""
+        self, host: str, port: int, tls: ssl.SSLContext | None = None, server_name: str | None = None,
+        before: Callable[[socket.socket], Awaitable[bool]] | None = None,
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:  # fmt: skip
+        """A connection to the first address that answers; closed at the end of the batch, if not before. ``before``
+        asks on the bare socket whether TLS may begin. Raises Unable, OSError, and what ``before`` raises."""
         sock = await self._first(await self.resolve(host, port))
+        try:
+            if before is not None and not await before(sock):
+                tls = None
+        except BaseException:
+            sock.close()
+            raise
         name = (server_name or host) if tls else None
         # From here on the socket is the transport's to close: closed under it, another one might get its number.
         reader, writer = await asyncio.open_connection(sock=sock, ssl=tls, server_hostname=name, limit=64 * 1024)

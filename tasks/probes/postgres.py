@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import time
-from typing import Any
-
-import psycopg
 
 from db.probes import PostgresCheck, ProbePlan, Seen
-from tasks.probes.net import Down, Net
+from tasks.probes.net import Down, Net, tls_context
+from tasks.probes.pgwire import Refused, Wire, wants_tls
 from tasks.probes.texts import found_slow, quoted
+
+_WRONG_PASSWORD = "28P01"  # noqa: S105 - the code of an error
 
 
 async def look(plan: ProbePlan, net: Net) -> Seen:
     config: PostgresCheck = plan.config
-    (info, *_) = await net.resolve(config.host, config.port)
     start = time.monotonic()
-    try:
-        # The address that was judged is the one that is connected to; the name is for the certificate.
-        async with await psycopg.AsyncConnection.connect(**_arguments(plan, config, str(info[4][0]))) as connection:
-            value = await _first_value(connection, config) if config.query else None
-    except psycopg.OperationalError as error:
-        raise Down(_why(error), time.monotonic() - start) from None
-    except psycopg.Error as error:
-        raise Down(f"the query fails: {_state(error)}", time.monotonic() - start) from None
+    value = await _ask(plan, config, net, start)
     seconds = time.monotonic() - start
     if config.expect is not None and value != config.expect:
         said = "nothing" if value is None else quoted(value)
@@ -31,46 +23,45 @@ async def look(plan: ProbePlan, net: Net) -> Seen:
     return found_slow(seconds, config.degraded_seconds)
 
 
-def _arguments(plan: ProbePlan, config: PostgresCheck, address: str) -> dict[str, Any]:
-    """Every way in which libpq would find another server or password by itself is closed, and so is each in which it
-    would say who this worker is: by a certificate in its home or environment, or by a ticket of Kerberos."""
-    # Older ones take a ticket where the server asks for it.
-    no_ticket = {"require_auth": "!gss,!sspi"} if psycopg.pq.version() >= 160000 else {}
-    return no_ticket | {
-        "host": config.host, "hostaddr": address, "port": config.port, "dbname": config.database, "user": config.user,
-        "password": plan.secrets.get("password", ""), "passfile": "/dev/null", "sslmode": config.sslmode,
-        "sslcert": "/dev/null/none", "gssencmode": "disable",
-        "sslrootcert": "system" if config.sslmode == "verify-full" else "",
-        "connect_timeout": max(2, int(plan.timeout_seconds) + 1), "application_name": "ai-manage-ops check",
-        "options": f"-c default_transaction_read_only=on -c statement_timeout={int(plan.timeout_seconds * 1000)}",
+async def _ask(plan: ProbePlan, config: PostgresCheck, net: Net, start: float) -> str | None:
+    is_verified = config.sslmode == "verify-full"
+    tls = None if config.sslmode == "disable" else tls_context(is_verified)
+    reader, writer = await net.connect(config.host, config.port, tls, before=wants_tls if tls else None)
+    try:
+        if config.sslmode in ("require", "verify-full") and writer.get_extra_info("ssl_object") is None:
+            raise Down("no secure connection", time.monotonic() - start)
+        wire = Wire(reader, writer)
+        try:
+            await wire.start(_settings(plan, config), plan.secrets.get("password"), is_verified=is_verified)
+        except Refused as error:
+            said = (
+                "the password is not accepted" if error.sqlstate == _WRONG_PASSWORD else f"it refuses: {_named(error)}"
+            )
+            raise Down(said, time.monotonic() - start) from None
+        try:
+            value = await wire.first_value(config.query) if config.query else None
+        except Refused as error:
+            raise Down(f"the query fails: {_named(error)}", time.monotonic() - start) from None
+        wire.end()
+        return value
+    finally:
+        writer.transport.abort()
+
+
+def _settings(plan: ProbePlan, config: PostgresCheck) -> dict[str, str]:
+    # A change of settings in the query itself could lift neither: it is one statement in a read-only transaction.
+    options = f"-c default_transaction_read_only=on -c statement_timeout={int(plan.timeout_seconds * 1000)}"
+    return {
+        "user": config.user, "database": config.database, "client_encoding": "UTF8",
+        "application_name": "ai-manage-ops check", "options": options,
     }  # fmt: skip
 
 
-async def _first_value(connection: psycopg.AsyncConnection, config: PostgresCheck) -> str | None:
-    assert config.query is not None
-    await connection.set_read_only(True)
-    async with connection.cursor() as cursor:
-        # A settings change in the query itself could lift neither: it is one statement in a read-only transaction.
-        await cursor.execute(config.query.encode(), prepare=True)
-        row = await cursor.fetchone() if cursor.description else None
-    return None if not row or row[0] is None else str(row[0])[:500]
-
-
-def _why(error: psycopg.OperationalError) -> str:
-    """Without what the server quotes."""
-    if error.sqlstate is None:
-        text = str(error).lower()
-        for sign, said in (
-            ("refused", "connection refused"), ("password", "the password is not accepted"),
-            ("certificate", "its certificate is not trusted"), ("ssl", "no secure connection"),
-            ("timeout", "no answer in time"), ("no pg_hba", "it does not let this host in"),
-        ):  # fmt: skip
-            if sign in text:
-                return said
-        return "no connection"
-    return f"it refuses: {_state(error)}"
-
-
-def _state(error: psycopg.Error) -> str:
+def _named(error: Refused) -> str:
     """The error's class and code: its text may hold data."""
-    return f"{type(error).__name__} ({error.sqlstate})"
+    from psycopg import errors
+
+    try:
+        return f"{errors.lookup(error.sqlstate).__name__} ({error.sqlstate})"
+    except KeyError:
+        return f"an error of code {quoted(error.sqlstate, 5)}"
