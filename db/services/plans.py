@@ -97,8 +97,13 @@ def now(application: Application, infrastructure: Infrastructure) -> Frozen:
 
 
 def resolved(deployment: Deployment) -> Frozen | None:
-    """What was frozen, which is loaded; None where an older release has not frozen it. Raises InvalidInput."""
-    return None if deployment.frozen is None else frozen.thaw(deployment.frozen)
+    """What was frozen, which is loaded; None where an older release has not frozen it. Raises Conflict where it is not
+    what its digest says, which is all that the trail knows of it; InvalidInput."""
+    if deployment.frozen is None:
+        return None
+    if frozen.digest(deployment.frozen) != deployment.digest:
+        raise Conflict(f"what deployment {deployment.id} is to do was changed after it was asked for; ask for another")
+    return frozen.thaw(deployment.frozen)
 
 
 def release_of(what: Frozen, version: str) -> Reference | None:

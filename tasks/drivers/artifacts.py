@@ -199,14 +199,13 @@ def _safe(info: tarfile.TarInfo, seen: dict[PurePosixPath, bytes]) -> PurePosixP
 
 
 def _stays(folder: PurePosixPath, link: str) -> bool:
+    """Whether a link ends inside. All steps up come first: after the name of another link they would begin where that
+    one leads to, wherever that is."""
     if link.startswith("/") or not link or "\0" in link:
         return False
-    depth = len(folder.parts)
-    for part in PurePosixPath(link).parts:
-        depth += -1 if part == ".." else 1
-        if depth < 0:
-            return False
-    return True
+    parts = PurePosixPath(link).parts
+    up = next((number for number, part in enumerate(parts) if part != ".."), len(parts))
+    return up <= len(folder.parts) and ".." not in parts[up:]
 
 
 class _Hashed:

@@ -11,6 +11,7 @@ Plan: what ``db.services.rollouts.body`` makes, with the private key opened in `
 from __future__ import annotations
 
 import asyncio
+import codecs
 import json
 import os
 import re
@@ -28,6 +29,7 @@ from tasks.drivers.remote import Remote, errors, reason_of, text_of
 from tasks.drivers.reporting import Worker
 from tasks.drivers.rollout import Switched, Target, TargetError
 from tasks.drivers.shell import BUSY, FENCED, Scripts, is_release, release_name
+from tasks.masking import Masker
 
 if TYPE_CHECKING:
     import asyncssh
@@ -46,6 +48,8 @@ class Release:
     archive: int | None
     digest: str
     key: asyncssh.SSHKey
+    #: Knows every value that commands are given, the secret ones among them.
+    masker: Masker
 
     @property
     def environment(self) -> dict[str, str]:
@@ -204,7 +208,8 @@ class SshTarget:
             self._made.environment | {"OPS_HOST": self.name, "OPS_RELEASE_FOLDER": self._release} | self._version
         )
         process = await self._remote.open(self._scripts.command(folder, argv, environment, seconds))
-        lines = {stream: _Lines(self.name, stream, self._worker) for stream in ("stdout", "stderr")}
+        masker = self._made.masker
+        lines = {stream: Lines(self.name, stream, self._worker, masker) for stream in ("stdout", "stderr")}
         try:
             wait = seconds + float(self._settings["lock_seconds"]) + LATE_SECONDS
             code = await self._remote.follow(process, lambda stream, data: lines[stream].add(data), wait)
@@ -277,24 +282,29 @@ class SshTarget:
             ) from None
 
 
-class _Lines:
-    """A host's output, line by line, with its name before each."""
+class Lines:
+    """A host's output, line by line, with its name before each. A line that does not end is cut, but through none of
+    the values that ``masker`` knows: in two lines nobody would find them."""
 
-    def __init__(self, host: str, stream: str, worker: Worker) -> None:
-        self._host, self._stream, self._worker = host, stream, worker
-        self._rest = b""
+    def __init__(self, host: str, stream: str, worker: Worker, masker: Masker) -> None:
+        self._host, self._stream, self._worker, self._masker = host, stream, worker, masker
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._rest = ""
 
-    def add(self, data: bytes) -> None:
-        *lines, self._rest = (self._rest + data).split(b"\n")
+    def add(self, data: bytes, *, end: bool = False) -> None:
+        *lines, self._rest = (self._rest + self._decoder.decode(data, end)).split("\n")
         if len(self._rest) > _MAX_LINE:
-            lines, self._rest = [*lines, self._rest], b""
+            _, kept = self._masker.split(self._rest)
+            if cut := len(self._rest) - len(kept):
+                lines.append(self._rest[:cut])
+            self._rest = kept
+        if end and self._rest:
+            lines.append(self._rest)
         if lines:
-            shown = [f"{self._host}: {line.decode('utf-8', 'replace')}\n" for line in lines]
-            self._worker.log(self._stream, "".join(shown))
+            self._worker.log(self._stream, "".join(f"{self._host}: {line}\n" for line in lines))
 
     def close(self) -> None:
-        if self._rest:
-            self.add(b"\n")
+        self.add(b"", end=True)
 
 
 def _word(said: str, name: str) -> str:
@@ -321,7 +331,7 @@ async def make(plan: dict[str, Any], worker: Worker) -> Sequence[Target]:
         digest = bring(plan["artifact"], plan["folder"], file)
         file.flush()
         archive = os.dup(file.fileno())
-    release = Release(plan, archive, digest, key)
+    release = Release(plan, archive, digest, key, Masker(plan["environment"].values()))
     return [SshTarget(host, release, worker) for host in plan["hosts"]]
 
 

@@ -181,7 +181,9 @@ def _same(found: Any, wanted: Any) -> bool:
 def _headers(plan: ProbePlan, config: HttpCheck) -> dict[str, str]:
     headers = dict(config.headers)
     for name in config.secret_headers:
-        headers[name] = plan.secrets[f"header {name}"]
+        headers[name] = value = plan.secrets[f"header {name}"]
+        if any(each in value for each in "\r\n\0"):
+            raise Unable(f"the secret for {name} holds the end of a line, which no header can")
     if config.basic is not None:
         pair = f"{config.basic.user}:{plan.secrets['basic']}".encode()
         headers["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from tasks.addresses import Network, refusal
 
@@ -22,6 +22,7 @@ _RESOLVERS = 32
 #: The names that the run of this context waits for.
 waiting: ContextVar[list[str]] = ContextVar("ops_probe_waiting")
 
+T = TypeVar("T")
 AddressInfo = tuple[Any, Any, int, str, tuple[Any, ...]]
 
 
@@ -73,6 +74,10 @@ class Net:
             self._kept[name] = make()
             self._closing.append(self._kept[name].close)
         return self._kept[name]
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """What may hang, in a thread that the end of the batch does not wait for."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def resolve(self, host: str, port: int) -> list[AddressInfo]:
         """The addresses of a host that may be connected to. Raises Unable where none may, gaierror."""
@@ -148,10 +153,11 @@ class Net:
         literal = _literal(host, port)
         if literal is not None:
             return [literal]
-        ask = asyncio.get_running_loop().run_in_executor(
-            self._threads, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+        return list(
+            await self.in_thread(
+                lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+            )
         )
-        return list(await ask)
 
 
 def _literal(host: str, port: int) -> AddressInfo | None:

@@ -18,9 +18,9 @@ _UNITS = {"cpu": "% of the processors are in use", "memory": "% of the memory is
           "disk": "% of the file system is in use", "load": "processes per processor want to run"}  # fmt: skip
 
 
-async def look(plan: ProbePlan, net: Net) -> Seen:  # noqa: ARG001 - nothing is connected to
+async def look(plan: ProbePlan, net: Net) -> Seen:
     config: SystemCheck = plan.config
-    value = round(await _measure(config), 2)
+    value = round(await _measure(config, net), 2)
     facts = {"host": socket.gethostname(), "current_value": value, "threshold_value": config.down_above}
     said = f"{value:g} {_UNITS[config.metric]}"
     if value > config.down_above:
@@ -30,7 +30,7 @@ async def look(plan: ProbePlan, net: Net) -> Seen:  # noqa: ARG001 - nothing is 
     return Seen(CheckStatus.UP, None, None, facts)
 
 
-async def _measure(config: SystemCheck) -> float:
+async def _measure(config: SystemCheck, net: Net) -> float:
     if config.metric == "cpu":
         before = _cpu_times()
         await asyncio.sleep(CPU_SECONDS)
@@ -41,8 +41,8 @@ async def _measure(config: SystemCheck) -> float:
     if config.metric == "load":
         return os.getloadavg()[0] / (os.cpu_count() or 1)
     try:
-        # A file system of another machine may hang.
-        return float((await asyncio.to_thread(psutil.disk_usage, config.path)).percent)
+        # A file system of another machine may hang, and shall hold up this run alone.
+        return float((await net.in_thread(lambda: psutil.disk_usage(config.path))).percent)
     except OSError as error:
         raise Unable(f"the file system cannot be looked at: {error.strerror}") from None
 

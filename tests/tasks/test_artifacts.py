@@ -158,3 +158,28 @@ def test_neither_a_place_nor_a_commit_is_an_option_to_git(repository: Path, tmp_
         with pytest.raises(TargetError):
             archive_of(location, commit, io.BytesIO())
     assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("links", "leads_out"),
+    [
+        ({"a/b": "../x", "c": "a"}, False),
+        ({"a/deep/b": "../../x/y", "c": "a/deep"}, False),
+        ({"a/b": "..", "c": "a/b/../outside"}, True),
+        ({"a/up": "..", "b": "a/up/.."}, True),
+        ({"c": "x/../../outside"}, True),
+        ({"a/b": "../../outside"}, True),
+        ({"c": "/etc"}, True),
+    ],
+)
+def test_no_link_leads_out_also_by_way_of_another_one(tmp_path: Path, links: dict[str, str], leads_out: bool):
+    folder = tmp_path / "build"
+    for name, target in links.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(target)
+    if leads_out:
+        with pytest.raises(TargetError, match="a link that leads out of it"):
+            pack(str(folder), None, io.BytesIO())
+    else:
+        pack(str(folder), None, io.BytesIO())
+        assert all((folder / name).resolve().is_relative_to(folder) for name in links)

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.drivers.ssh import Lines
 from tasks.masking import MASK, Masker
 
 # A small alphabet, so that values overlap, repeat and contain each other; none of it is in the mask itself.
@@ -156,3 +157,27 @@ def test_a_large_value_is_followed_through_many_pieces():
     text = f"before {secret} after"
     cuts = list(range(0, len(text), 997))
     assert in_pieces(Masker([secret]), text, cuts) == f"before {MASK} after"
+
+
+@pytest.mark.parametrize("piece", [1, 1000, 17_000, 65_536])
+def test_a_host_s_line_that_does_not_end_is_cut_through_no_secret(piece):
+    """Each piece gets the host's name before it and a line's end behind it, so two halves would stand apart."""
+    said: list[str] = []
+
+    class Listening:
+        def log(self, _stream: str, text: str) -> None:
+            said.append(text)
+
+    secret = "s3cret-välue"
+    masker = Masker([secret])
+    lines = Lines("web1", "stdout", Listening(), Masker(["production", secret]))
+    printed = ("x" * 16_380 + secret + "y" * 5) * 5 + "\n" + secret
+    data = printed.encode()
+    for start in range(0, len(data), piece):
+        lines.add(data[start : start + piece])
+    lines.close()
+    stream = masker.stream()
+    shown = "".join(map(stream.feed, said)) + stream.close()
+    assert shown.count(MASK) == 6
+    assert shown.replace("web1: ", "").replace("\n", "") == masker.mask(printed).replace("\n", "")
+    assert max(map(len, shown.split("\n"))) < 90_000

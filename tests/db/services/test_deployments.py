@@ -346,6 +346,15 @@ class TestFreeze:
         applications.edit(session, application=shop, command=["deploy", "more"])
         assert create(session, anna, shop, here, "v8").digest != ready.digest
 
+    def test_what_was_changed_behind_its_digest_is_not_done(self, session, ready, asked, run):
+        """The trail knows what a deployment was to do by its digest alone."""
+        run(asked, "failed", "no")
+        session.execute(update(Deployment).values(frozen=Deployment.frozen.op("||")({"command": ["rm", "all"]})))
+        with pytest.raises(Conflict, match="was changed after it was asked for"):
+            self.freeze(session, ready)
+        with pytest.raises(Conflict, match="was changed after it was asked for"):
+            deployments.retry(session, deployment_id=asked.id)
+
     def test_a_missing_secret_opens_none_and_leaves_no_entry(self, session, ready, anna):
         secrets.remove(session, user_id=anna.id, name="aws/token")
         with pytest.raises(NotFound, match="there is no secret aws/token"):

@@ -263,3 +263,13 @@ def test_a_charset_that_is_none_is_not_believed(charset):
     body = b"ok" + b"z" * 250_000
     seen = ask(answering(body, "200 OK", f"Content-Type: text/plain; charset={charset}"), body_matches="^okz+$")
     assert (seen.status, seen.message) == (UP, None)
+
+
+def test_a_secret_that_no_header_can_hold_is_our_error():
+    with serving(answering()) as server:
+        config = {"url": server.url, "secret_headers": {"X-Token": "site/token"}}
+        seen = look("http", config, secrets={"header X-Token": "s3cret-value\n"})
+    assert (seen.status, seen.message) == (
+        CheckStatus.UNKNOWN, "the secret for X-Token holds the end of a line, which no header can"
+    )  # fmt: skip
+    assert server.connections == 0

@@ -264,6 +264,21 @@ def test_system_measures_this_host(metric):
     assert (low.status, low.facts["threshold_value"]) == (DEGRADED, 0.001)
 
 
+def test_a_file_system_that_hangs_holds_up_no_other_check_of_the_batch(monkeypatch):
+    goes_on, ended = threading.Event(), []
+
+    def hang(path):
+        goes_on.wait(60)
+        ended.append(path)
+
+    monkeypatch.setattr("psutil.disk_usage", hang)
+    try:
+        seen = look("system", {"metric": "disk", "path": "/mnt"}, timeout=0.2)
+        assert (seen.status, ended) == (DOWN, [])
+    finally:
+        goes_on.set()
+
+
 NOW = datetime(2026, 3, 28, 12, 0, tzinfo=UTC)
 
 
