@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -12,6 +13,8 @@ from aiohttp import web
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 #: A request's head comes, and its answer is taken, within so many seconds.
 QUIET_SECONDS = 20.0
+#: Or half of the files that this process may have open, if that is less: a thousand are more than there is room for
+#: where the system's limit is 1,024, and one that cannot be accepted can be closed by nobody.
 MOST = 1000
 LOOK_SECONDS = 1.0
 
@@ -46,7 +49,7 @@ class Watch:
         lines = server.connections
         self._since = {line: self._since.get(line, now) for line in lines}
         waiting = sorted((line for line in lines if line not in self._busy), key=self._since.__getitem__)
-        surplus = max(0, len(lines) - MOST)
+        surplus = max(0, len(lines) - min(MOST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
         for number, line in enumerate(waiting):
             if number < surplus or now - self._since[line] > QUIET_SECONDS:
                 transport = line.transport

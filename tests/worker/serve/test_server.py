@@ -34,6 +34,9 @@ def test_without_a_token_metrics_are_for_this_machine_itself(server: Server) -> 
         answer = server.ask("/metrics", **headers)
         assert (answer.status, b"ops_jobs" in answer.body) == (401, False), headers
     assert server.ask("/metrics", Host=f"localhost:{server.port}").status == 200
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as nginx:  # as it passes on what it is asked
+        nginx.sendall(f"GET /metrics HTTP/1.0\r\nHost: 127.0.0.1:{server.port}\r\nConnection: close\r\n\r\n".encode())
+        assert b" 401 " in nginx.recv(100)
 
 
 def test_with_a_token_metrics_are_for_who_sends_it_wherever_from(database: Database) -> None:
@@ -141,6 +144,14 @@ def test_of_too_many_connections_the_oldest_quiet_ones_are_closed(monkeypatch: p
         watch._since[line] = time.monotonic() - 5 + number
     watch.look(Lines(lines))
     assert [line.closed for line in lines] == [True, True, False, False, False]
+
+
+def test_connections_never_take_all_the_files_that_may_be_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be accepted any more is not seen, and no connection would be closed for it."""
+    monkeypatch.setattr("resource.getrlimit", lambda _which: (6, 6))
+    lines = [Line() for _ in range(5)]
+    connections.Watch().look(Lines(lines))
+    assert sum(line.closed for line in lines) == 2
 
 
 @pytest.mark.slow
