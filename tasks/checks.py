@@ -3,6 +3,7 @@ message is harmless."""
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 from uuid import UUID
@@ -58,7 +59,18 @@ def _send(batch_id: UUID, check_ids: list[int]) -> None:
         log.warning("batch_not_sent", batch_id=str(batch_id), error=type(error).__name__)
 
 
-@shared_task(name="tasks.checks.run_batch")
+def is_batch(batch_id: Any, check_ids: Any) -> bool:
+    """Whether :func:`_send` could have said that; whatever else is in a message would cost a statement and an error."""
+    return (
+        isinstance(batch_id, str)
+        and re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", batch_id) is not None
+        and isinstance(check_ids, list)
+        and 0 < len(check_ids) <= check_runs.BATCH
+        and all(type(each) is int and 0 < each < 2**63 for each in check_ids)
+    )
+
+
+@shared_task(name="tasks.checks.run_batch", heeds=staticmethod(is_batch))
 def run_batch(batch_id: str, check_ids: list[int]) -> dict[str, Any] | None:
     """Run checks at once, and record what they have seen. A late or repeated batch finds nothing in flight."""
     batch = UUID(batch_id)

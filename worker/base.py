@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -81,6 +81,7 @@ class OpsTask(Task):
     ``timeout``, ``lease``, ``backoff``: seconds; the lease is how long the platform waits for a silent holder.
     ``begins_itself``: the body calls ``self.job.begin()`` right before its effect.
     ``supervised``: it does so, and runs the effect in a process of its own that it ends when asked to.
+    ``heeds``: of one that is not durable, whether a message's arguments are such as ours have (None: any that fit).
     """
 
     abstract = True
@@ -94,6 +95,7 @@ class OpsTask(Task):
     begins_itself = False
     queue: Any = None
     supervised = False
+    heeds: Callable[..., bool] | None = None
 
     Strategy = "worker.consumer:strategy"
     throws = (JobFailed,)

@@ -142,6 +142,8 @@ def _arguments(task: Any, message: Any) -> tuple[list[Any], dict[str, Any]]:
     if not isinstance(args, list) or not isinstance(kwargs, dict):
         raise Malformed
     task.__header__(*args, **kwargs)
+    if task.heeds is not None and not task.heeds(*args, **kwargs):
+        raise Malformed
     return args, kwargs
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import random
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -110,6 +111,27 @@ def test_a_string_that_is_not_json_on_a_queue_is_dropped(platform: Platform) -> 
     assert "Unrecoverable" not in worker.text
     assert worker.stop() == 0
     assert dropped(platform)["malformed"] == 8
+
+
+NO_BATCHES = [
+    [], ["x", [1]], ["-" * 1000 + str(uuid4()), [1]], [str(uuid4()), []], [str(uuid4()), "abc"], [str(uuid4()), [0]],
+    [str(uuid4()), [10**30]], [str(uuid4()), ["\0"]], [str(uuid4()), [True]], [str(uuid4()), list(range(1, 300_000))],
+    [None, None], [{}, {}], [str(uuid4()), [1], 2],
+]  # fmt: skip
+
+
+def test_batches_that_nobody_of_ours_has_sent_are_counted_and_cost_nothing(platform: Platform) -> None:
+    """Not even lines of the log."""
+    worker = platform.worker(queues="checks,deployments")
+    for args in NO_BATCHES:
+        forged = hostile.message("tasks.checks.run_batch", str(uuid4()), args, queue="checks")
+        platform.broker.lpush("checks", json.dumps(forged))
+    until(lambda: platform.depth("checks") == 0, "the queue is empty")
+    works(platform)
+    assert worker.is_alive
+    assert worker.stop() == 0
+    assert dropped(platform) == {"malformed": len(NO_BATCHES)}
+    assert "Traceback" not in worker.text
 
 
 def junk_for_mailboxes(dice: random.Random) -> Any:

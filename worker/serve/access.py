@@ -20,9 +20,9 @@ def is_loopback(host: str | None) -> bool:
 
 
 def may_read_metrics(request: web.Request, token: str | None) -> bool:
-    """With a token, whoever sends it as a bearer. Without one, this machine alone: not what a proxy has passed on (nginx
-    by default in HTTP/1.0, with our own address for a Host and not a word of whom it asks for), nor a page in a browser
-    that reaches us by a name of its own (its Host header says so)."""
+    """With a token, whoever sends it as a bearer. Without one, this machine alone: not what a proxy has passed on
+    (nginx by default in HTTP/1.0, with our own address for a Host and not a word of whom it asks for), nor a page in a
+    browser that reaches us by a name of its own (its Host header says so)."""
     if token is not None:
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         return scheme.lower() == "bearer" and hmac.compare_digest(
