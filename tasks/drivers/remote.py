@@ -60,7 +60,12 @@ class Remote:
         self.abort()
         if not self._host["host_key"]:
             raise TargetError("no host key is pinned: ops infra host scan INFRA NAME --trust", permanent=True)
-        keys = [asyncssh.import_public_key(line) for line in self._host["host_key"].splitlines()]
+        try:
+            keys = [asyncssh.import_public_key(line) for line in self._host["host_key"].splitlines()]
+        except (asyncssh.KeyImportError, ValueError):
+            raise TargetError(
+                "the pinned host key is none: ops infra host scan INFRA NAME --trust", permanent=True
+            ) from None
         seconds, alive = float(self._settings["connect_seconds"]), float(self._settings["keepalive_seconds"])
         try:
             self._connection = await asyncssh.connect(

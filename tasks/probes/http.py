@@ -32,6 +32,7 @@ MAX_BODY_BYTES = 256 * 1024
 MAX_HEADERS, MAX_HEADER_BYTES = 200, 16 * 1024
 #: Python's own, which are nobody's on the web: one takes 15 s for a body of the size that is read, some always fail.
 _NO_CHARSETS = frozenset({"idna", "punycode", "raw_unicode_escape", "undefined", "unicode_escape"})
+_LONGEST_CHARSET = 40
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 
@@ -142,9 +143,12 @@ async def _look_at_body(config: HttpCheck, answer: _Answer, seconds: float, fact
 
 
 def _text(answer: _Answer) -> str:
-    """In the charset that it names, where it is one."""
+    """In the charset that it names, where it is one. Python remembers each name that it has looked up, for ever."""
     try:
-        if codecs.lookup(answer.charset).name.replace("-", "_") not in _NO_CHARSETS:
+        if (
+            len(answer.charset) <= _LONGEST_CHARSET
+            and codecs.lookup(answer.charset).name.replace("-", "_") not in _NO_CHARSETS
+        ):
             return answer.body.decode(answer.charset, "replace")
     except (LookupError, ValueError):
         pass

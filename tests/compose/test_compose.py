@@ -102,7 +102,7 @@ def test_postgres_and_valkey_have_no_way_out_and_workers_have(stack: Stack) -> N
 
 
 def test_the_doctor_finds_nothing_worse_than_a_note(stack: Stack) -> None:
-    text = stack.compose("exec", "-T", "deployments", "ops", "doctor", "--offline", "--json", check=False)
+    text = stack.compose("exec", "-T", "control", "ops", "doctor", "--offline", "--json", check=False)
     found = [json.loads(line) for line in text.splitlines()]
     assert len(found) > 15
     assert [each for each in found if each["severity"] not in ("ok", "note")] == []

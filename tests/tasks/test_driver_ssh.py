@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from db.rollouts import HostSpec
+from db.specs import check
 from tests.tasks.conftest import gone
 from tests.tasks.hosted import Hosts, hosts, needs_sshd
 from tests.tasks.repository import git, repository
@@ -95,6 +98,17 @@ def test_a_host_whose_key_is_another_one_is_not_talked_to(hosts: Hosts):
     assert not server.app().exists()
     run = hosts.deploy("1.0", host={"host_key": None})
     assert "no host key is pinned" in run.message()
+
+
+def test_a_pinned_key_that_is_none_is_told_as_that(hosts: Hosts):
+    """One that looks like a key when it is saved ends neither the driver nor what it does on other hosts."""
+    hosts.add()
+    broken = base64.b64encode(b"\0\0\0\x0bssh-ed25519 and nothing that follows").decode()
+    run = hosts.deploy("1.0", host={"host_key": check(HostSpec, {
+        "name": "web1", "address": "127.0.0.1", "host_key": f"ssh-ed25519 {broken}",
+    }).host_key})  # fmt: skip
+    assert run.end["outcome"] == "failed"
+    assert "the pinned host key is none" in run.hosts["web1"]["message"]
 
 
 def test_a_key_that_the_host_refuses_is_told_as_that(hosts: Hosts):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import encodings
 import gzip
 import json
 import resource
@@ -273,3 +274,10 @@ def test_a_secret_that_no_header_can_hold_is_our_error():
         CheckStatus.UNKNOWN, "the secret for X-Token holds the end of a line, which no header can"
     )  # fmt: skip
     assert server.connections == 0
+
+
+def test_the_names_of_charsets_that_strangers_make_up_do_not_pile_up():
+    named = "x" * 5000
+    with serving(answering(b"hello", "200 OK", f"Content-Type: text/plain; charset={named}")) as server:
+        assert look("http", {"url": server.url, "body_matches": "hello"}).status is CheckStatus.UP
+    assert not [name for name in encodings._cache if len(name) > 1000]

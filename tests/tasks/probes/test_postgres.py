@@ -12,11 +12,16 @@ from pathlib import Path
 import pytest
 
 from db.states import CheckStatus
+from tasks.probes.net import tls_context
 from tasks.probes.pgwire import MAX_BYTES
+from tests.db import test_tls
+from tests.db.test_tls import PASSWORD, secured
 from tests.e2e.process import until
 from tests.tasks.probes.conftest import look, serving
 from tests.tasks.probes.test_kinds import carried_socket
 
+__all__ = ["secured"]
+needs_tls = test_tls.pytestmark
 UP, DOWN, UNKNOWN = CheckStatus.UP, CheckStatus.DOWN, CheckStatus.UNKNOWN
 #: What SASLprep changes: a space that does not break, a hyphen that is not seen, a number in one character.
 PASSWORDS = ["s3cret-value", "a\u00a0b\u00adc \u2168", "\u0007 not for SASLprep", "naïve пароль"]
@@ -245,3 +250,26 @@ def test_no_tls_is_no_way_around_it(mode):
 
     with serving(speak) as server:
         assert ask(server.port, sslmode=mode).message == "no secure connection"
+
+
+@needs_tls
+def test_a_real_server_over_tls_gets_a_proof_and_where_it_is_verified_may_be_trusted(secured, monkeypatch):
+    base = {
+        "user": "postgres",
+        "password": PASSWORD,
+        "query": "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()",
+    }
+    for mode in ("prefer", "require"):
+        seen = ask(secured.port, sslmode=mode, expect="t", **base)
+        assert seen.status is UP, seen.message
+    assert ask(secured.port, **base).message == "it refuses: InvalidAuthorizationSpecification (28000)"  # in plain text
+    stranger = ask(secured.port, sslmode="verify-full", **base)
+    assert stranger.message.startswith("its certificate is not trusted")
+    monkeypatch.setenv("SSL_CERT_FILE", str(secured.folder / "ca.pem"))
+    tls_context.cache_clear()
+    try:
+        assert ask(secured.port, sslmode="verify-full", expect="t", **base).status is UP
+        other = ask(secured.port, sslmode="verify-full", **base | {"host": "localhost"})
+        assert other.message.startswith("its certificate is not trusted")
+    finally:
+        tls_context.cache_clear()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import redis
+import yaml
 from dotenv import dotenv_values
 from sqlalchemy.engine import make_url
 
@@ -48,6 +49,17 @@ def test_every_file_that_compose_mounts_is_made_and_the_passwords_fit_together(t
     assert f">{make_url(read['broker_url']).password} " in read["valkey_acl"]
     assert read["encryption_key"] == "key"
     assert len({read[name] for name in ("database_admin_url", "database_owner_url", "database_url")}) == 3
+
+
+def test_the_key_that_seals_the_trail_is_where_no_command_of_an_application_runs() -> None:
+    """Whoever deploys runs what he likes in a `deployments` container, as the user that reads its secrets."""
+    text = (Path(__file__).parents[3] / "docker-compose.yml").read_text("utf-8")
+    services = yaml.safe_load(text)["services"]
+    assert [name for name, service in services.items() if "audit_seal_key" in service.get("secrets", ())] == ["control"]
+    for name, service in services.items():
+        for variable, value in service.get("environment", {}).items():
+            if str(value).startswith("/run/secrets/") and "$" not in value:
+                assert value.removeprefix("/run/secrets/") in service["secrets"], (name, variable)
 
 
 def test_what_is_there_stays_and_half_a_set_is_refused(tmp_path: Path) -> None:
