@@ -1,7 +1,8 @@
 """Does a URL answer as it should?
 
 Every connection is fresh, so that what is looked at is what a newcomer meets. Redirects are followed here, not by the
-client: each goes through the same door, and takes no credentials, cookies or body to another host.
+client: each goes through the same door, and takes no credentials, cookies or body to another host, nor from there back
+to the first: where in it they would go was another's choice.
 """
 
 from __future__ import annotations
@@ -73,9 +74,9 @@ async def _follow(plan: ProbePlan, config: HttpCheck, net: Net) -> tuple[_Answer
     """The last answer, and after how many redirects. Raises ClientError, Down, Unable."""
     session = net.keep("http", lambda: _session(net))
     url, method, body = config.url, config.method, config.body
-    home = _origin(url)
+    home, at_home = _origin(url), True
     for hop in range(config.redirects + 1):
-        at_home = _origin(url) == home
+        at_home = at_home and _origin(url) == home
         headers = _headers(plan, config) if at_home else {}
         answer = await _ask(session, net, config, method, url, headers, body if at_home else None)
         if answer.status not in _REDIRECTS or answer.location is None or not config.redirects:

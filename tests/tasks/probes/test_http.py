@@ -228,6 +228,24 @@ def test_credentials_and_bodies_do_not_cross_to_another_host():
     assert not [word for word in ("t0ken", "authorization", "cookie", "secret") if word in heard[0].lower()]
 
 
+def test_another_host_does_not_send_credentials_to_a_place_of_its_choice():
+    """From the host that the check names, to another, and back: to a path that nobody here has chosen."""
+    asked = []
+
+    def home(sock):
+        asked.append(read_request(sock).decode())
+        place = there.url if len(asked) == 1 else None
+        head = f"302 Found\r\nLocation: {place}" if place else "200 OK"
+        sock.sendall(f"HTTP/1.1 {head}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+
+    with serving(home) as here, serving(lambda sock: back(sock)) as there:
+        back = answering(b"", "302 Found", f"Location: {here.url}admin/delete?all")
+        config = {"url": here.url, "secret_headers": {"X-Token": "a/b"}}
+        assert look("http", config, secrets={"header X-Token": "t0ken"}).facts == {"status": 200, "redirects": 2}
+    assert ["t0ken" in each for each in asked] == [True, False]
+    assert asked[1].startswith("GET /admin/delete?all ")
+
+
 def test_json_of_every_kind_is_compared_as_json():
     for value in ("text", 5, 0.5, False, None):
         document = json.dumps({"v": value}).encode()
