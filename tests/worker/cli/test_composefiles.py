@@ -51,11 +51,13 @@ def test_every_file_that_compose_mounts_is_made_and_the_passwords_fit_together(t
     assert len({read[name] for name in ("database_admin_url", "database_owner_url", "database_url")}) == 3
 
 
-def test_the_key_that_seals_the_trail_is_where_no_command_of_an_application_runs() -> None:
-    """Whoever deploys runs what he likes in a `deployments` container, as the user that reads its secrets."""
+def test_each_container_is_given_the_secrets_that_it_needs_and_no_others() -> None:
+    """Whoever deploys runs what he likes in a `deployments` container, as the user that reads its secrets: the key that
+    seals the trail is none of them. And strangers speak to `serve`."""
     text = (Path(__file__).parents[3] / "docker-compose.yml").read_text("utf-8")
     services = yaml.safe_load(text)["services"]
     assert [name for name, service in services.items() if "audit_seal_key" in service.get("secrets", ())] == ["control"]
+    assert set(services["serve"]["secrets"]) == {"database_url", "database_url_pooled", "metrics_token"}
     for name, service in services.items():
         for variable, value in service.get("environment", {}).items():
             if str(value).startswith("/run/secrets/") and "$" not in value:
