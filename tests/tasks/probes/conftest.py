@@ -18,6 +18,7 @@ from db.probes import KINDS, ProbePlan, Seen
 from db.states import CheckKind
 from tasks import probes
 from tasks.probes.net import Net
+from tests.certificates import self_signed
 
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 Speak = Callable[[socket.socket], None]
@@ -103,32 +104,10 @@ def answering(body: bytes = b"ok", status: str = "200 OK", *headers: str) -> Spe
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ssl.SSLContext]:
     """A server's context with a certificate of its own making: for whom, and for how many days."""
-    from datetime import UTC, datetime, timedelta
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
-
     folder: Path = tmp_path_factory.mktemp("certificates")
 
     def make(days: float) -> ssl.SSLContext:
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-        end = datetime.now(UTC) + timedelta(days=days)
-        made = (
-            x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-            .serial_number(x509.random_serial_number()).not_valid_before(end - timedelta(days=400)).not_valid_after(end)
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-            .sign(key, hashes.SHA256())
-        )  # fmt: skip
-        path = folder / f"{days}.pem"
-        path.write_bytes(
-            made.public_bytes(serialization.Encoding.PEM)
-            + key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
+        path = self_signed(folder / f"{days}.pem", days)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(path)
         return context
