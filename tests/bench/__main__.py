@@ -10,7 +10,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from tests.bench import audited, checks, commandline, encrypted, jobs, metrics, repositories, scheduled, told, trail
+from tests.bench import (
+    audited,
+    checks,
+    commandline,
+    encrypted,
+    jobs,
+    metrics,
+    repositories,
+    rollouts,
+    scheduled,
+    told,
+    trail,
+)
 from tests.bench.report import Report
 from tests.bench.servers import platform
 from tests.e2e.platform import Platform
@@ -28,6 +40,7 @@ PARTS: dict[str, Callable[[Platform, Report], None]] = {
     "checks": checks.against_others,
     "scheduled": scheduled.alone,
     "told": told.from_down,
+    "rollouts": rollouts.against_ssh,
     "jobs": jobs.against_celery,
 }
 

@@ -127,10 +127,10 @@ def costs(bench: Platform, report: Report) -> None:
 
     def measure(work: Any) -> tuple[float, int, int]:
         bench.rows("SELECT 1", role="postgres")
-        before = _counters(bench)
+        before = counters(bench)
         start = time.monotonic()
         work()
-        after = _counters(bench)
+        after = counters(bench)
         return time.monotonic() - start, after[0] - before[0], after[1] - before[1]
 
     looks = 0
@@ -160,7 +160,7 @@ def costs(bench: Platform, report: Report) -> None:
     )
 
 
-def _counters(bench: Platform) -> tuple[int, int]:
+def counters(bench: Platform) -> tuple[int, int]:
     """Transactions that committed in the database, and statements that clients sent."""
     rows = bench.rows(
         """SELECT (SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()) AS x,
