@@ -1,12 +1,14 @@
 """docs/reference, written from the code: `make reference`. With --check it writes nothing and says which page is stale.
 
-Settings come from .env.example and db/settings.py, commands from the tree that `ops` runs, tables from the models and
-from what migrations put under audit, metrics from what `ops serve` collects. No server is needed.
+Settings come from .env.example and db/settings.py, commands from the tree that `ops` runs, checks from db/probes.py,
+tables from the models and from what migrations put under audit, metrics from what `ops serve` collects. No server is
+needed.
 """
 
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import re
 import sys
@@ -28,7 +30,9 @@ def main() -> int:
     os.environ["OPS_DATA_DIR"] = str(ROOT / ".ci")  # no settings of a developer's own stack
     os.chdir(ROOT / ".ci")
     sys.path.insert(0, str(ROOT))
-    made = {"settings": settings(), "commands": commands(), "tables": tables(), "metrics": metrics()}
+    made = {
+        "settings": settings(), "commands": commands(), "checks": checks(), "tables": tables(), "metrics": metrics(),
+    }  # fmt: skip
     stale = []
     for name, lines in made.items():
         page, text = PAGES / f"{name}.md", "\n".join([NOTE, *lines, ""])
@@ -141,6 +145,49 @@ def commands() -> Iterator[str]:
         if shown := [record for record in records if record]:
             yield from ("", *head("", "what"))
             yield from (row(f"`{left.replace(' range>', '>')}`", " ".join(right.split())) for left, right in shown)
+
+
+# Checks --------------------------------------------------------------------------------------------------------------
+
+
+def checks() -> Iterator[str]:
+    """What `--set` takes, a table for each kind."""
+    from db.probes import KINDS
+
+    yield from ("# What each kind of check takes", "")
+    yield (
+        "By `ops check add NAME KIND TARGET --set FIELD=TEXT` or `--set FIELD:=JSON`, or as `config` in `ops.yaml`. "
+        "What has no default and is not needed is not looked at."
+    )
+    for kind, model in KINDS.items():
+        schema = model.model_json_schema()
+        yield from ("", f"## {kind.value}", "", plain(inspect.getdoc(model) or ""), "", *head("", "takes", "default"))
+        for name, field in schema["properties"].items():
+            default = json.dumps(field.get("default"))
+            shown = "" if default in ("null", "{}", "[]") else f"`{default}`"
+            yield row(f"`{name}`", takes(field), "needed" if name in schema.get("required", ()) else shown)
+
+
+def takes(field: dict[str, Any]) -> str:
+    """What a JSON schema's field takes, in a few words."""
+    from db.fields import SERVICE_AND_KEY
+
+    if "anyOf" in field:
+        return " or ".join(takes(each) for each in field["anyOf"] if each.get("type") != "null")
+    if "enum" in field:
+        return " ".join(f"`{word}`" for word in field["enum"])
+    if "$ref" in field:
+        return '`{"user": ..., "secret": SERVICE/NAME}`'
+    if field["type"] == "object":  # of names that follow a pattern, and what they stand for
+        return f"object: {' or '.join(takes(each) for each in field['patternProperties'].values())} by name"
+    if "items" in field:
+        return f"list of {takes(field['items'])}"
+    if field.get("pattern") == SERVICE_AND_KEY:
+        return "a secret's name"
+    text = {"string": "text", "integer": "whole number", "boolean": "`true` or `false`"}.get(field["type"], "number")
+    if "exclusiveMinimum" in field:
+        return f"{text} (above {field['exclusiveMinimum']:g}, to {field['maximum']:g})"
+    return f"{text} ({field['minimum']} to {field['maximum']})" if "minimum" in field else text
 
 
 # Tables --------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -119,7 +119,7 @@ def problems(model: type[BaseModel], values: Any) -> list[tuple[tuple[str | int,
         model.model_validate(values)
     except ValidationError as error:
         return [
-            (tuple(part for part in each["loc"] if part != "[key]"), _said(each))
+            (tuple(part for part in each["loc"] if part != "[key]"), _said(each, model))
             for each in error.errors(include_url=False, include_input=False)
         ]
     return []
@@ -134,8 +134,26 @@ def check(model: type[M], values: dict[str, Any], where: str = "") -> M:
         parts = ((where,) if where else ()) + tuple(first["loc"])
         # A part may be a key that somebody made up.
         path = ".".join(_CONTROL.sub("", str(part))[:80] for part in parts if part != "[key]")
-        raise InvalidInput(f"{path}: {_said(first)}" if path else _said(first)) from None
+        said = _said(first, model)
+        raise InvalidInput(f"{path}: {said}" if path else said) from None
 
 
-def _said(error: ErrorDetails) -> str:
+def _said(error: ErrorDetails, model: type[BaseModel]) -> str:
+    if error["type"] == "extra_forbidden":
+        known = _fields_at(model, error["loc"][:-1])
+        return f"unknown; known are: {', '.join(known)}" if known else "unknown"
+    if error["type"] == "model_type":
+        return "names and their values are needed"
     return _FITS.get(error.get("ctx", {}).get("pattern", ""), error["msg"].removeprefix("Value error, "))
+
+
+def _fields_at(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
+    """The fields that a spec, or the one that a field of it holds, has; none where that cannot be told."""
+    for part in path:
+        field = model.model_fields.get(str(part))
+        held = (field.annotation, *get_args(field.annotation)) if field is not None else ()
+        specs = [each for each in held if isinstance(each, type) and issubclass(each, BaseModel)]
+        if len(specs) != 1:
+            return []
+        model = specs[0]
+    return list(model.model_fields)

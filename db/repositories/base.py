@@ -165,7 +165,8 @@ class Repository(Generic[M]):
         name = getattr(diagnostic, "constraint_name", None) or ""
         state = getattr(error.orig, "sqlstate", "")
         if state == "23505":
-            what = name.removeprefix(f"uq_{self.model.__tablename__}_").replace("_", " ")
+            # Of a key within something else, such as infrastructure_id_name, people chose the end.
+            what = name.removeprefix(f"uq_{self.model.__tablename__}_").rpartition("_id_")[2].replace("_", " ")
             return AlreadyExists(f"{self._a()} with this {what or 'key'} exists already")
         if state in ("23503", "23001"):  # the second is RESTRICT's own, since PostgreSQL 18
             other = getattr(diagnostic, "table_name", None) or "other rows"

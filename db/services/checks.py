@@ -14,7 +14,13 @@ from db.fields import check
 from db.heartbeats import deadline
 from db.models import MonitoringCheck, User
 from db.probes import CheckSpec, HeartbeatCheck
-from db.repositories import ApplicationRepository, CheckRepository, InfrastructureRepository, UserRepository
+from db.repositories import (
+    ApplicationRepository,
+    AuditLogRepository,
+    CheckRepository,
+    InfrastructureRepository,
+    UserRepository,
+)
 from db.services import rights
 from db.states import CheckKind, Role
 
@@ -100,6 +106,26 @@ def remove(session: Session, *, found: MonitoringCheck, actor: User | None = Non
     rights.require_self_or(actor, found.owner_id, Role.ADMIN, "removing the checks of others")
     rights.require(actor, Role.OPERATOR, "removing checks")
     CheckRepository(session).delete(found)
+
+
+def names(session: Session, *, found: MonitoringCheck) -> dict[str, str | None]:
+    """What it looks at besides its target, by name: ``application``, ``infrastructure``."""
+    app, place = found.application_id, found.infrastructure_id
+    return {
+        "application": None if app is None else ApplicationRepository(session).require(app).name,
+        "infrastructure": None if place is None else InfrastructureRepository(session).require(place).name,
+    }
+
+
+def show_token(session: Session, *, found: MonitoringCheck, actor: User | None = None) -> UUID:
+    """A heartbeat's token, for whoever sets up what reports: it may, by that alone. That it was shown is recorded.
+    Raises InvalidInput, PermissionDenied."""
+    rights.require_self_or(actor, found.owner_id, Role.ADMIN, "looking at the tokens of others")
+    rights.require(actor, Role.OPERATOR, "looking at a heartbeat's token")
+    if found.ping_token is None:
+        raise InvalidInput(f"check {found.name} is no heartbeat")
+    AuditLogRepository(session).add("check.token_shown", "check", str(found.id), {"name": found.name})
+    return found.ping_token
 
 
 def ping(session: Session, *, found: MonitoringCheck, signal: str = "ok", actor: User | None = None) -> None:

@@ -208,7 +208,7 @@ class Rollout:
             await self.worker.report({"name": target.name, "status": host.status, "message": "switching"})
             host.touched = True
             host.switched = await target.switch()
-            self._tell(host, HostStatus.SWITCHED, "switched; its health is not known yet")
+            self._tell(host, HostStatus.SWITCHED, "its health is not known yet")
             await target.start()
             await target.health()
         except TargetError as error:

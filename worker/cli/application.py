@@ -183,11 +183,21 @@ def _configuration(
 def setting_of(text: str) -> tuple[str, Any]:
     """``NAME=VALUE``, where a value that reads as JSON other than text is that. Raises InvalidInput."""
     name, value = pair_of(text)
-    try:
-        read = json.loads(value)
-    except ValueError:
-        return name, value
+    read = json_of(name, value)
     return name, value if isinstance(read, str) else read
+
+
+def json_of(name: str, value: str) -> Any:
+    """JSON where it is that, else the text as it is. Raises InvalidInput for what begins as an object or a list, and is
+    none: it was never meant as text."""
+    from db.errors import InvalidInput
+
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        if value.startswith(('{"', '["', "[{")):
+            raise InvalidInput(f"--set {name}= is followed by what is no JSON: {error}") from None
+        return value
 
 
 def pair_of(text: str) -> tuple[str, str]:

@@ -10,6 +10,7 @@ import typer
 from worker.cli import acting
 from worker.cli.application import pair_of
 from worker.cli.check_config import config_of
+from worker.cli.moments import seconds
 from worker.cli.output import ago, out
 
 if TYPE_CHECKING:
@@ -23,11 +24,11 @@ Name = Annotated[str, typer.Argument(help="The check's name.")]
 Kind = Annotated[str, typer.Argument(help="http, tcp, tls, dns, postgres, redis, celery, system or heartbeat.")]
 Target = Annotated[str | None, typer.Argument(help="What is looked at: a URL, HOST:PORT, a name, a queue, a figure.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="FIELD=TEXT, or FIELD:=JSON, of the kind's settings.")]
-Every = Annotated[int | None, typer.Option("--every", help="Seconds between two runs; 60 by default.")]
+Every = Annotated[str | None, typer.Option("--every", help="How often it runs: 30, 30s, 5m; 60 s by default.")]
 Timeout = Annotated[float | None, typer.Option(help="Seconds that a run may take; 5 by default.")]
 Failures = Annotated[int | None, typer.Option(help="Runs in a row that make it down; 3 by default.")]
 Successes = Annotated[int | None, typer.Option(help="Runs in a row that make it up again; 2 by default.")]
-Retry = Annotated[int | None, typer.Option(help="Seconds until the next run after a failed one.")]
+Retry = Annotated[str | None, typer.Option(help="How long until the next run after a failed one: 10, 10s, 1m.")]
 Severity = Annotated[str | None, typer.Option(help="Of its alerts: low, medium, high (by default) or critical.")]
 Label = Annotated[list[str] | None, typer.Option("--label", help="NAME=VALUE; may be repeated.")]
 Public = Annotated[bool | None, typer.Option("--public/--private", help="Show it on the status page.")]
@@ -56,8 +57,7 @@ def add(
         made = checks.add(session, owner_id=user.id, actor=user, name=name, kind=kind, **values, **links)
         shown = view(made)
         token = made.ping_token
-    lines = [f"check {name} is added"]
-    lines.append(f"it reports to: /ping/{token}" if token else f"next: ops check run-now {name}")
+    lines = [f"check {name} is added", *(how_to_report(name, token) if token else [f"next: ops check run-now {name}"])]
     out.result(shown | ({"ping_token": token} if token else {}), *lines)
 
 
@@ -90,10 +90,12 @@ def list_(
 def show(name: Name) -> None:
     """Show one check. Example: ops check show site"""
     from db.repositories import CheckRepository
+    from db.services import checks
 
     with acting.session(write=False) as (session, _):
         found = CheckRepository(session).require_by_name(name)
         shown = view(found) | {"config": {key: value for key, value in found.config.items() if value is not None}}
+        shown |= checks.names(session, found=found)
     if out.json:
         out.record(shown)
     else:
@@ -213,6 +215,14 @@ def view(check: MonitoringCheck) -> dict[str, Any]:
     return shown
 
 
+def how_to_report(name: str, token: object) -> list[str]:
+    """What a heartbeat that was just added is to be told by."""
+    return [
+        f"next: ops heartbeat ping {name}, or from anywhere (HOST: where `ops serve` is reached):",
+        f"      curl -fsS -m 10 --retry 5 http://HOST:8080/ping/{token}",
+    ]
+
+
 def _say(shown: dict[str, Any]) -> None:
     latency = shown["last_latency_seconds"]
     took = "" if latency is None else f" in {latency * 1000:.0f} ms"
@@ -243,12 +253,13 @@ def _links(session: Session, app_: str | None, infra: str | None) -> dict[str, A
 
 
 def _fields(
-    every: int | None, timeout: float | None, failures: int | None, successes: int | None, retry: int | None,
+    every: str | None, timeout: float | None, failures: int | None, successes: int | None, retry: str | None,
     severity: str | None, label: list[str] | None, public: bool | None, labels: dict[str, str],
 ) -> dict[str, Any]:  # fmt: skip
     given = {
-        "interval_seconds": every, "timeout_seconds": timeout, "failure_threshold": failures,
-        "success_threshold": successes, "retry_seconds": retry, "severity": severity, "public": public,
+        "interval_seconds": seconds(every, "--every"), "timeout_seconds": timeout, "failure_threshold": failures,
+        "success_threshold": successes, "retry_seconds": seconds(retry, "--retry"), "severity": severity,
+        "public": public,
     }  # fmt: skip
     values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if label:

@@ -38,10 +38,8 @@ def add(
     values: dict[str, Any] = {"name": name, "address": address} | _given(port, host_key)
     with acting.session(action="ops infra host add") as (session, user):
         place = InfrastructureRepository(session).require_by_name(infra)
-        made = hosts.add(session, infrastructure=place, actor=user, **values)
-        shown = view(made)
-    next_ = "" if made.host_key else f"next: ops infra host scan {infra} {name}   (its key must be pinned first)"
-    out.result(shown, f"host {name} is added to {infra}", *([next_] if next_ else []))
+        shown = view(hosts.add(session, infrastructure=place, actor=user, **values))
+    out.result(shown, f"host {name} is added to {infra}", *_to_pin(infra, shown))
 
 
 @app.command("list")
@@ -86,7 +84,7 @@ def edit(
         raise InvalidInput("nothing to change is named", hint="ops infra host edit --help")
     with acting.session(action="ops infra host edit") as (session, user):
         shown = view(hosts.edit(session, host=_require(session, infra, name), actor=user, **values))
-    out.result(shown, f"host {shown['name']} is changed")
+    out.result(shown, f"host {shown['name']} is changed", *_to_pin(infra, shown))
 
 
 @app.command()
@@ -159,6 +157,13 @@ def view(host: Host) -> dict[str, Any]:
         "position": host.position, "name": host.name, "address": host.address, "port": host.port,
         "pinned": host.host_key is not None, "host_key": host.host_key, "updated_at": host.updated_at,
     }  # fmt: skip
+
+
+def _to_pin(infra: str, shown: dict[str, Any]) -> list[str]:
+    """What is to be done before anything is deployed to a host whose key is not known, or not known any more."""
+    if shown["pinned"]:
+        return []
+    return [f"next: ops infra host scan {infra} {shown['name']}   (no key is pinned: nothing is deployed to it before)"]
 
 
 def _require(session: Any, infra: str, name: str) -> Host:

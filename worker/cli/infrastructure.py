@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from worker.cli import acting, host
-from worker.cli.application import pair_of
+from worker.cli.application import json_of, pair_of
 from worker.cli.output import out
 
 if TYPE_CHECKING:
@@ -21,7 +20,9 @@ Name = Annotated[str, typer.Argument(help="The infrastructure's name.")]
 Provider = Annotated[str | None, typer.Option(help="Who provides it; `local` by default.")]
 Region = Annotated[str | None, typer.Option(help="Where it is.")]
 Env = Annotated[str | None, typer.Option("--environment", help="dev, staging or production.")]
-Driver = Annotated[str | None, typer.Option(help="How deployments get there; `command` runs here.")]
+Driver = Annotated[
+    str | None, typer.Option(help="How deployments get there: command (runs here, by default), ssh, docker or webhook.")
+]
 Given = Annotated[
     list[str] | None,
     typer.Option("--set", help="NAME=VALUE of the driver's settings, as text or JSON."),
@@ -128,13 +129,5 @@ def _fields(
         variables = settings.get("environment", {}) | dict(pair_of(each) for each in env)
         settings = values["settings"] = settings | {"environment": variables}
     if given:
-        values["settings"] = settings | {name: _value(text) for name, text in map(pair_of, given)}
+        values["settings"] = settings | {name: json_of(name, text) for name, text in map(pair_of, given)}
     return values
-
-
-def _value(text: str) -> Any:
-    """JSON where it is a number, list, object or one of its words; else the text as it is."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text

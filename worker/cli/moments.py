@@ -32,6 +32,11 @@ def span(text: str, option: str) -> timedelta:
     return timedelta(seconds=int(number) * _UNITS[unit])
 
 
+def seconds(text: str | None, option: str) -> int | None:
+    """A :func:`span` in seconds; None where there is none. Raises InvalidInput."""
+    return None if text is None else int(span(text, option).total_seconds())
+
+
 def later(text: str | None, option: str) -> datetime | None:
     """``30m``, ``12h``, ``7d`` from now, or an ISO time. Raises InvalidInput."""
     from db.errors import InvalidInput

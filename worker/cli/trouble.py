@@ -20,12 +20,16 @@ def print_trouble(status: dict[str, Any]) -> None:
             for each in status["firing"]
         ]  # fmt: skip
         out.table("alerts that fire", ("alert", "severity", "what", "since", "looked after"), rows)
+        if (more := status["open_alerts"] - len(rows)) > 0:
+            out.line(f"and {more} more that are open: ops alert list", style="yellow")
     if status["checks_down"]:
         down = [
             (each["name"], each["state"], ago(each["since_at"]), cell(each["last_message"]))
             for each in status["checks_down"]
         ]
         out.table("checks", ("check", "state", "since", "why"), down)
+        if (more := sum(status["checks"].get(state, 0) for state in ("down", "degraded")) - len(down)) > 0:
+            out.line(f"and {more} more: ops check list --state down, or degraded", style="yellow")
     if status["schedules_paused"]:
         paused = [(each["name"], ago(each["paused_at"]), each["paused_because"]) for each in status["schedules_paused"]]
         out.table("schedules that were paused", ("schedule", "paused", "why"), paused)

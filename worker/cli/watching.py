@@ -77,9 +77,10 @@ def watch(key: int, timeout: float | None = None, since_id: int = 0) -> int:
 
 
 def print_logs(key: int, *, follow: bool, since_id: int = 0, timestamps: bool = False) -> None:
-    """Everything printed after a piece (0: from the start), so far or until the end. A database that goes away
-    meanwhile is waited for: nothing is shown twice, and nothing is left out."""
-    cursor, away = since_id, False
+    """Everything printed after a piece (0: from the start), so far or until the end; why it waits and how it ended
+    beside it, on stderr. A database that goes away meanwhile is waited for: nothing is shown twice, and nothing is left
+    out."""
+    cursor, away, waits = since_id, False, None
     try:
         while True:
             try:
@@ -98,8 +99,14 @@ def print_logs(key: int, *, follow: bool, since_id: int = 0, timestamps: bool = 
                 show_chunk(key, chunk, timestamps=timestamps)
             if seen.chunks:
                 continue
-            if not follow or seen.status.is_final:
+            if not follow:
                 return
+            if seen.status.is_final:
+                out.note(_end_of(key, seen))
+                return
+            if seen.waits is not None and _gist(seen.waits) != waits:
+                waits = _gist(seen.waits)
+                out.note(f"waits: {seen.waits}")
             time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
         out.note(f"go on from here: ops deployment logs -f {key} --since-id {cursor}")
@@ -152,10 +159,8 @@ class Follower:
             record = {"event": "end", "id": self.key, "status": seen.status, "error": seen.error, "exit_code": code}
             out.record(record)
             return
-        took = f" after {duration(seen.took)}" if seen.took is not None else ""
         style = "bold green" if seen.status is DeploymentStatus.SUCCESS else "bold red"
-        why = f": {said}" if (said := seen.error or seen.remark) else ""
-        out.line(f"deployment {self.key}: {seen.status}{took}{why}", style=style)
+        out.line(_end_of(self.key, seen), style=style)
         for line in next_steps(self.key, seen.status):
             out.line(line)
 
@@ -216,6 +221,12 @@ def _ask_to_cancel(key: int) -> bool:
     except (KeyboardInterrupt, typer.Abort):
         return False
     return True
+
+
+def _end_of(key: int, seen: Look) -> str:
+    took = f" after {duration(seen.took)}" if seen.took is not None else ""
+    why = f": {said}" if (said := seen.error or seen.remark) else ""
+    return f"deployment {key}: {seen.status}{took}{why}"
 
 
 def _took(deployment: Deployment) -> float | None:

@@ -42,7 +42,7 @@ def test_settings_are_hidden_in_the_trail(site, sql):
         (["x", "tcp", "example.org"], "a port is missing"),
         (["x", "tcp", "example.org:http"], "'example.org:http' is no address"),
         (["x", "tcp", "example.org:99999"], "config.port: Input should be less than or equal to 65535"),
-        (["x", "http", "http://x", "--set", "colour=red"], "config.colour: Extra inputs are not permitted"),
+        (["x", "http", "http://x", "--set", "colour=red"], "config.colour: unknown; known are: url, method, "),
         (["x", "http", "http://x", "--set", "oops"], "--set 'oops': write FIELD=TEXT or FIELD:=JSON"),
         (["x", "http", "http://x", "--set", "headers:={"], "--set headers:= is followed by what is no JSON"),
         (["x y", "http", "http://x"], "name: a name is up to 63 letters"),
@@ -51,6 +51,8 @@ def test_settings_are_hidden_in_the_trail(site, sql):
         (["x", "heartbeat", "not a cron"], "config.cron: not a cron line"),
         (["x", "system", "temperature"], "config.metric: Input should be"),
         (["x", "postgres", "db.example.org"], "config.user: Field required"),
+        (["x", "http", "http://x", "--every", "often"], "--every: 'often' is no duration; write 90s"),
+        (["x", "http", "http://x", "--set", 'basic:={"user": "me", "pass": "x/y"}'], "config.basic.secret: Field"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line_and_nothing_is_written(ready, sql, arguments, says):
@@ -99,6 +101,39 @@ def test_history_of_a_check_that_never_ran_and_of_one_that_did(site, sql):
     told = site("check", "history", "site", "--json").json
     assert [each["status"] for each in told["results"]] == ["up", "up", "down", "unknown"]
     assert set(told["uptime_percent"]) == {"24 hours", "7 days", "30 days", "90 days"}
+
+
+def test_how_often_is_said_as_people_say_it(ready):
+    made = ready("check", "add", "site", "http", "http://example.org/", "--every", "5m", "--retry", "30s", "--json")
+    assert (made.json["interval_seconds"], made.json["retry_seconds"]) == (300, 30)
+    assert ready("heartbeat", "add", "nightly", "--period", "1d", "--grace", "30m").code == 0
+    config = ready("check", "show", "nightly", "--json").json["config"]
+    assert (config["period_seconds"], config["grace_seconds"]) == (86400, 1800)
+    refused = ready("heartbeat", "add", "never")
+    assert (refused.code, "either --period 1d or --cron" in refused.error) == (2, True)
+
+
+def test_what_a_check_belongs_to_is_shown_by_name(ready):
+    ready("check", "add", "site", "http", "http://example.org/", "--app", "web")
+    shown = ready("check", "show", "site", "--json").json
+    assert (shown["application"], shown["infrastructure"]) == ("web", None)
+
+
+def test_a_lost_token_is_shown_to_its_owner_and_that_is_recorded(ready, sql):
+    made = ready("heartbeat", "add", "backup", "--period", "3600")
+    shown = ready("heartbeat", "token", "backup")
+    assert shown.code == 0
+    assert f"/ping/{shown.stdout.strip()}\n" in made.stdout, "and it is what whoever adds it is told to ask for"
+    recorded = "SELECT count(*) FROM audit_logs WHERE action = 'check.token_shown'"
+    assert sql(recorded) == [(1,)]
+    ready("user", "add", "carl", "carl@example.com", "--role", "operator")
+    refused = ready("heartbeat", "token", "backup", user="carl")
+    assert (refused.code, refused.error) == (
+        5, "looking at the tokens of others needs the role admin; carl is operator",
+    )  # fmt: skip
+    ready("check", "add", "site", "http", "http://example.org/")
+    assert ready("heartbeat", "token", "site").error == "check site is no heartbeat"
+    assert sql(recorded) == [(1,)]
 
 
 def test_a_heartbeat_reports_here_or_by_its_token(ready, sql):

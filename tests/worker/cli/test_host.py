@@ -30,6 +30,16 @@ def test_hosts_are_added_behind_the_others_listed_and_removed(ready: Ops, tmp_pa
     assert ready("infra", "host", "rm", "local", "web1").code == 6
 
 
+def test_a_host_that_moved_is_to_be_looked_at_before_anything_is_deployed_to_it(ready: Ops, tmp_path: Path) -> None:
+    (tmp_path / "web1.pub").write_text(f"{KEY} root@web1\n")
+    ready("infra", "host", "add", "local", "web1", "10.0.0.11", "--host-key", str(tmp_path / "web1.pub"))
+    assert ready("infra", "host", "edit", "local", "web1", "--rename", "web").stdout == "host web is changed\n"
+    moved = ready("infra", "host", "edit", "local", "web", "--port", "2222")
+    assert "next: ops infra host scan local web " in moved.stdout, "its key is pinned no more"
+    again = ready("infra", "host", "add", "local", "web", "10.0.0.12")
+    assert (again.code, again.error) == (5, "a host with this name exists already")
+
+
 def test_what_is_no_host_is_refused_in_one_line(ready: Ops, tmp_path: Path) -> None:
     (tmp_path / "no.pub").write_text("no key\n")
     host = ("infra", "host", "add", "local")

@@ -143,6 +143,9 @@ def test_a_log_goes_on_where_one_has_stopped_and_says_when(ready, ran, sql):
     cursors = [json.loads(line)["cursor"] for line in lines]
     rest = ready("deployment", "logs", "-f", str(number), "--since-id", str(cursors[0]), "--json").stdout.splitlines()
     assert [json.loads(line)["text"] for line in rest] == ["three\n", "web1: four\n"]
+    assert "deployment" not in ready("deployment", "logs", str(number)).stderr
+    followed = ready("deployment", "logs", "-f", str(number))
+    assert followed.stderr.splitlines()[-1].startswith(f"deployment {number}: success after "), "how it ended"
     shown = ready("deployment", "logs", str(number), "--timestamps").stdout.splitlines()
     assert [line.split(" ", 1)[1] for line in shown] == ["one", "two", "! three", "# web1: four"]
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", line.split(" ", 1)[0]) for line in shown)

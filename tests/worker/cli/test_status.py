@@ -28,3 +28,14 @@ def test_what_is_wrong_stands_on_one_screen(ready: Ops, sql) -> None:
     assert [each["name"] for each in status["schedules_paused"]] == ["nightly"]
     assert [each["title"] for each in status["firing"]] == ["site is down"]
     assert status["checks"] == {"down": 1, "unknown": 1}
+
+
+def test_what_does_not_stand_on_the_screen_is_counted(ready: Ops, sql) -> None:
+    for number in range(12):
+        ready("check", "add", f"site{number}", "celery", "checks")
+    sql("UPDATE check_states SET state = 'down', seen = 'down'")
+    sql("INSERT INTO monitoring_alerts (fingerprint, alert_type, severity, title, status, fired_at) "
+        "SELECT n, 'check', 'high', 'a site is down', 'firing', now() FROM generate_series(1, 13) n")  # fmt: skip
+    told = ready("status").stdout
+    assert "and 3 more that are open: ops alert list" in told
+    assert "and 2 more: ops check list --state down" in told
