@@ -114,12 +114,13 @@ def storable(value: object, what: str) -> str:
 
 
 def problems(model: type[BaseModel], values: Any) -> list[tuple[tuple[str | int, ...], str]]:
-    """Where values are not as their model wants them, and what fits there; never the values."""
+    """Where values are not as their model wants them, and what fits there; never the values. ``name`` is no field that
+    is said to be known: in a document it is a key."""
     try:
         model.model_validate(values)
     except ValidationError as error:
         return [
-            (tuple(part for part in each["loc"] if part != "[key]"), _said(each, model))
+            (tuple(part for part in each["loc"] if part != "[key]"), _said(each, model, "name"))
             for each in error.errors(include_url=False, include_input=False)
         ]
     return []
@@ -138,11 +139,12 @@ def check(model: type[M], values: dict[str, Any], where: str = "") -> M:
         raise InvalidInput(f"{path}: {said}" if path else said) from None
 
 
-def _said(error: ErrorDetails, model: type[BaseModel]) -> str:
+def _said(error: ErrorDetails, model: type[BaseModel], unsaid: str | None = None) -> str:
     if error["type"] == "extra_forbidden":
-        known = _fields_at(model, error["loc"][:-1])
+        path = error["loc"][:-1]
+        known = [name for name in _fields_at(model, path) if path or name != unsaid]
         return f"unknown; known are: {', '.join(known)}" if known else "unknown"
-    if error["type"] == "model_type":
+    if error["type"] in ("model_type", "dict_type"):
         return "names and their values are needed"
     return _FITS.get(error.get("ctx", {}).get("pattern", ""), error["msg"].removeprefix("Value error, "))
 

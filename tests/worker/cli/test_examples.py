@@ -57,6 +57,7 @@ HOST = "ops infra add production --driver ssh --set user=deploy --set key=ssh/de
 #: What is there before, by the beginning of the example; the longest counts.
 BEFORE: dict[str, list[str]] = {
     "./backup.sh": ["ops heartbeat add backup --period 3600"],
+    "ops heartbeat token": ["ops heartbeat add backup --period 1h"],
     "ops alert": [*CHECK, ALICE],
     "ops app": APP,
     "ops app add": [],
