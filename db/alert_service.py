@@ -93,7 +93,7 @@ class AlertService(Front):
     def plan_maintenance(
         self, title: str, matchers: Mapping[str, str], ends_at: datetime, *, starts_at: datetime | None = None
     ) -> MaintenanceWindow:
-        """Raise and resolve nothing of what matches, for 90 days at most; the title is shown on the status page."""
+        """Raise and resolve nothing of what matches, for 90 days at most; the title is for those inside."""
         asked = check(SpanSpec, {"matchers": matchers, "starts_at": starts_at, "ends_at": ends_at})
         return silences.maintain(self.session, title=title, **dict(asked), actor=self.actor)
 

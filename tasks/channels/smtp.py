@@ -6,11 +6,13 @@ import smtplib
 import ssl
 from email.message import EmailMessage
 from email.utils import formatdate
-from typing import Any
+from typing import IO, Any
 
 from tasks.channels.message import ChannelError, Message
 
 TIMEOUT_SECONDS = 15.0
+#: Of all answers of one conversation; again that much after STARTTLS.
+MAX_HEARD_BYTES = 64 * 1024
 
 
 def send(config: dict[str, Any], message: Message) -> None:
@@ -50,11 +52,42 @@ def _mail(config: dict[str, Any], message: Message) -> EmailMessage:
     return mail
 
 
+class _Heard:
+    """What a server says, up to a limit: smtplib would keep an answer of lines without an end, and before TLS begins
+    anybody on the way can give one."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._left = MAX_HEARD_BYTES
+
+    def readline(self, size: int) -> bytes:
+        line = self._file.readline(size)
+        self._left -= len(line)
+        if self._left < 0:
+            raise OSError("it says too much")
+        return line
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Bounded(smtplib.SMTP):
+    def getreply(self) -> tuple[int, bytes]:
+        if self.file is None:
+            assert self.sock is not None
+            self.file = _Heard(self.sock.makefile("rb"))
+        return super().getreply()
+
+
+class _BoundedTls(_Bounded, smtplib.SMTP_SSL):
+    pass
+
+
 def _connect(config: dict[str, Any]) -> smtplib.SMTP:
     where = (config["host"], config["port"])
     if config["tls"] == "tls":
-        return smtplib.SMTP_SSL(*where, timeout=TIMEOUT_SECONDS, context=ssl.create_default_context())
-    server = smtplib.SMTP(*where, timeout=TIMEOUT_SECONDS)
+        return _BoundedTls(*where, timeout=TIMEOUT_SECONDS, context=ssl.create_default_context())
+    server = _Bounded(*where, timeout=TIMEOUT_SECONDS)
     if config["tls"] == "starttls":
         try:
             server.starttls(context=ssl.create_default_context())

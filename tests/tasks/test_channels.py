@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import json
+import socketserver
 import ssl
 import threading
 from collections.abc import Iterator
@@ -310,6 +312,28 @@ def test_a_mail_server_that_is_away_is_tried_again():
     with mail_server(Mailbox()) as config:
         pass
     assert failure(ChannelKind.SMTP, config) == ("connection refused", False)
+
+
+@pytest.mark.parametrize("begin", [b"220-hello\r\n", b"220 hello\r\n"])
+def test_a_mail_server_that_never_stops_talking_is_hung_up_on(begin: bytes):
+    """It took 280 MB a second, and anybody on the way to it can stand in for it until TLS begins."""
+
+    class Endless(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.sendall(begin)
+            with contextlib.suppress(OSError):
+                while True:
+                    self.request.sendall(b"250-" + b"x" * 8000 + b"\r\n")
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Endless) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        config = {
+            "host": "127.0.0.1", "port": server.server_address[1], "tls": "starttls", "sender": "ops@example.org",
+            "to": ["a@example.org"],
+        }  # fmt: skip
+        assert failure(ChannelKind.SMTP, config) == ("the connection was closed", False)
+        thread.join()
 
 
 # Apprise ----------------------------------------------------------------------------------------------------------
