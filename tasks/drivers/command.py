@@ -85,7 +85,9 @@ class Driver:
             )
         except OSError as error:
             # Commands and addresses go into the deployment's own log, never into messages that travel further.
-            say(f"{step}: {error.strerror}: {error.filename}")
+            path = str(error.filename)
+            where = f", from {self.plan.get('cwd') or '/'}" if "/" in path and not path.startswith("/") else ""
+            say(f"{step}: {error.strerror}: {path}{where}")
             raise StepFailed(f"{step} cannot start: {error.strerror}") from None
         except ValueError as error:
             raise StepFailed(f"{step} cannot start: {error}") from None

@@ -111,6 +111,12 @@ def test_a_missing_folder_is_named_in_the_log_and_not_in_the_message(drive):
     assert driver.output("platform") == "command: No such file or directory: /nowhere/at/all\n"
 
 
+def test_a_missing_program_of_the_folder_is_named_with_the_folder(drive, tmp_path):
+    driver = drive(["./deploy.sh"], cwd=str(tmp_path))
+    assert failed(driver) == "command cannot start: No such file or directory"
+    assert driver.output("platform") == f"command: No such file or directory: ./deploy.sh, from {tmp_path}\n"
+
+
 def test_an_argv_is_no_shell_line(drive):
     words = ["$HOME", "`id`", "a b", ";", "&&", "*", "", "\N{SNOWMAN}", "'"]
     driver = drive(["/usr/bin/printf", "%s\\n", *words])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from db.errors import OpsError
+from db.errors import DatabaseUnavailable, OpsError
 from worker.cli.output import out
 
 
@@ -24,8 +24,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 0
     except OpsError as error:
-        out.error(str(error), error.hint, error.exit_code)
-        code = error.exit_code
+        code = _say(error)
     except Exception as error:  # noqa: BLE001 - sorted below
         code = _explain(error)
     _flush()
@@ -38,6 +37,16 @@ def _take_json(arguments: list[str]) -> list[str]:
     if "--json" in arguments[:end]:
         out.json = True
     return [word for word in arguments[:end] if word != "--json"] + arguments[end:]
+
+
+def _say(error: OpsError) -> int:
+    hint = error.hint
+    if isinstance(error, DatabaseUnavailable):
+        from worker.cli.failures import what_to_do
+
+        hint = what_to_do(error)
+    out.error(str(error), hint, error.exit_code)
+    return error.exit_code
 
 
 def _explain(error: Exception) -> int:
@@ -61,8 +70,7 @@ def _explain(error: Exception) -> int:
 
     known = explain(error)
     if known is not None:
-        out.error(str(known), known.hint, known.exit_code)
-        return known.exit_code
+        return _say(known)
     if os.environ.get("DEBUG", "").lower() in ("1", "true", "yes"):
         raise error
     first = (str(error).strip() or "no message").splitlines()[0][:300]

@@ -57,6 +57,9 @@ def show(id: Id) -> None:
         shown = view(alert, _names(session, [alert]))
         events = [_event(each) for each in AlertEventRepository(session).list_(alert.id)]
         told = [_told(each) for each in reversed(NotificationRepository(session).of_alert(alert.id).items)]
+        channels = _channels(session, {each["channel_id"] for each in told})
+    for each in told:
+        each["channel"] = channels.get(each["channel_id"])
     if out.json:
         out.record(shown | {"timeline": events, "notifications": told})
         return
@@ -65,7 +68,7 @@ def show(id: Id) -> None:
     out.table("timeline", ("at", "what", "who", "details"), rows)
     waiting = [each for each in told if each["state"] not in ("sent",)]
     if waiting:
-        rows = [(each["transition"], each["channel_id"], each["state"], each["error"]) for each in waiting]
+        rows = [(each["transition"], each["channel"], each["state"], each["error"]) for each in waiting]
         out.table("not delivered", ("transition", "channel", "state", "why"), rows)
 
 
@@ -159,6 +162,14 @@ def _names(session: Any, alerts: Any) -> dict[int, str]:
     if not wanted:
         return {}
     return {row.id: row.username for row in session.execute(select(User.id, User.username).where(User.id.in_(wanted)))}
+
+
+def _channels(session: Any, wanted: set[int]) -> dict[int, str]:
+    from sqlalchemy import select
+
+    from db.models import NotificationChannel as Channel
+
+    return {row.id: row.name for row in session.execute(select(Channel.id, Channel.name).where(Channel.id.in_(wanted)))}
 
 
 def _event(event: AlertEvent) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from db.errors import (
     SchemaOutOfDate,
     Unavailable,
 )
+from db.settings import find_data_dir, origin
 
 
 def explain(error: BaseException) -> OpsError | None:
@@ -28,6 +29,19 @@ def explain(error: BaseException) -> OpsError | None:
         name = f": {error.filename}" if error.filename else ""
         return Unavailable(f"{error.strerror}{name}")
     return None
+
+
+def what_to_do(error: OpsError) -> str | None:
+    """The hint of an error; of a database that does not answer, and is that of `ops up`, that it may not run."""
+    if isinstance(error, DatabaseUnavailable) and error.hint in (None, "ops status") and is_embedded():
+        return "ops up --detach, if it does not run: the settings are those of its folder"
+    return error.hint
+
+
+def is_embedded() -> bool:
+    """Whether the database is the one that `ops up` starts."""
+    data_dir = find_data_dir()
+    return data_dir is not None and origin("DATABASE_URL") == str(data_dir / "env")
 
 
 def _of_postgres(error: psycopg.Error) -> OpsError:

@@ -36,4 +36,7 @@ def status_page(
     finally:
         fresh.unlink(missing_ok=True)
     shown = len(found.checks)
-    out.result({"path": str(path), "checks": shown}, f"written: {path}, with {shown} public checks")
+    lines = [f"written: {path}, with {shown} public checks"]
+    if not shown:
+        lines.append("next: ops check edit NAME --public")
+    out.result({"path": str(path), "checks": shown}, *lines)

@@ -26,6 +26,9 @@ def tell(text: str) -> None:
         job: Job | None = None
         if kind == "job":
             job = JobRepository(session).get(UUID(key))
+            if job is not None:
+                fields = ("task", "queue", "state", "outcome", "error", "result", "worker", "attempt")
+                head |= {name: getattr(job, name) for name in fields}
             deployment = DeploymentRepository(session).get_by_job(UUID(key))
             if deployment is not None:
                 kind, key = "deployment", str(deployment.id)

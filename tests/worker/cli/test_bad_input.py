@@ -184,6 +184,15 @@ def test_without_a_database_everything_says_so(ops: Ops, tmp_path: Path) -> None
         assert status.json["database"]["answers"] is False
 
 
+def test_a_stack_of_ones_own_that_does_not_run_is_to_be_started(ops: Ops, tmp_path: Path) -> None:
+    (tmp_path / "env").write_text(f"DATABASE_URL=postgresql://ops_app@/ops?host={tmp_path}\n")
+    with settings_from({"OPS_DATA_DIR": str(tmp_path), "DATABASE_URL": ""}):
+        done = ops("app", "list")
+        assert done.code == 3
+        assert "  try: ops up --detach" in done.stderr
+        assert "next: ops up --detach" in ops("status").stdout
+
+
 def test_without_any_setting_the_first_line_says_what_to_do(ops: Ops) -> None:
     done = ops("app", "list")
     assert done.code == 2
@@ -229,6 +238,17 @@ def test_watching_ends_with_124_when_its_time_is_over(ready: Ops) -> None:
     done = ready("deploy", "web", "v1", "--to", "local", "--timeout", "0")
     assert done.code == 124
     assert "goes on without us" in done.stderr
+
+
+def test_the_story_of_a_job_tells_what_it_is_and_what_came_of_it(ready: Ops, sql) -> None:
+    ready("schedule", "add", "report", "--every", "1h", "--task", "shop.report", "--queue", "shop")
+    ready("schedule", "run-now", "report")
+    sql("UPDATE jobs SET result = '\"sent 3\"'")
+    ((job,),) = sql("SELECT id::text FROM jobs")
+    story = ready("show", job, "--json").json
+    assert (story["task"], story["queue"], story["state"], story["result"]) == (
+        "shop.report", "shop", "queued", "sent 3",
+    )  # fmt: skip
 
 
 def test_why_it_waits_is_said(ready: Ops) -> None:

@@ -246,6 +246,7 @@ def test_the_command_writes_one_file_and_says_where(database: Database, ops: Ops
     assert done.json == {"path": str(tmp_path / "site" / "index.html"), "checks": 6}
     assert [path.name for path in (tmp_path / "site").iterdir()] == ["index.html"]
     assert "Website" in (tmp_path / "site" / "index.html").read_text()
+    assert "--public" not in ops("status-page", "--out", str(tmp_path / "site")).stdout
     (tmp_path / "taken").write_text("")
     refused = ops("status-page", "--out", str(tmp_path / "taken"))
     assert refused.code == 3
