@@ -45,7 +45,8 @@ def test_an_alert_is_looked_after_and_its_timeline_says_by_whom(firing: Ops):
 def test_who_could_not_be_told_is_named(firing: Ops, sql):
     firing("channel", "add", "pager", "webhook", "--url", "https://pager.example.com/hook")
     sql(
-        "INSERT INTO notifications (alert_id, channel_id, transition, group_key, due_at) VALUES (1, 1, 'raised', '', now())"
+        "INSERT INTO notifications (alert_id, channel_id, transition, group_key, due_at) "
+        "VALUES (1, 1, 'raised', '', now())"
     )
     assert "raised       pager     waiting" in firing("alert", "show", "1").stdout
     (told,) = firing("alert", "show", "1", "--json").json["notifications"]
