@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import tempfile
@@ -22,6 +23,7 @@ for _name in list(os.environ):
 for _name in ("DATABASE_URL", "CELERY_BROKER_URL", "REDIS_URL", "SECRET_KEY", "DEBUG", "DATABASE_DEBUG"):
     os.environ.pop(_name, None)
 _EMPTY = tempfile.mkdtemp(prefix="ops-test-nothing-")
+atexit.register(shutil.rmtree, _EMPTY, ignore_errors=True)  # benches have no end of a session
 os.environ["OPS_DATA_DIR"] = _EMPTY
 
 from db import connection, encryption  # noqa: E402

@@ -3,7 +3,7 @@
 Plan::
 
     {"settings": {...}, "secrets": {...}, "image": "web:v1" or "web@sha256:...", "digest": "sha256:..." or null,
-     "command": [...], "environment": {...}, "health": {...} or null, "names": {"OPS_VERSION": ..., ...}, "lock": "..."}
+     "command": [...], "environment": {...}, "health": {...}, "names": {"OPS_VERSION": ..., ...}, "lock": "..."}
 
 with the settings of :class:`db.drivers.DockerSettings`. What serves is what is in the application's network under its
 alias; whoever wants to reach it (a proxy that publishes the port, another application) is in that network and asks for

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from tasks.drivers.events import say
+from tasks.drivers.tunnel import Closed, tunnel
 
 #: For one request; pulling an image and stopping a container take what they take.
 ENGINE_SECONDS = 60
@@ -65,6 +66,8 @@ def reason(error: Exception) -> str:
     """Why, in one line, without an address."""
     from docker.errors import APIError
 
+    if isinstance(error, Closed):
+        return str(error)
     if isinstance(error, APIError):
         text = str(error.explanation or error.response.reason if error.response is not None else "")
         return " ".join("".join(each if each.isprintable() else " " for each in text).split())[:300] or "an error"
@@ -75,25 +78,32 @@ def reason(error: Exception) -> str:
 def connected(settings: dict[str, Any], secrets: dict[str, str]) -> Iterator[Any]:
     """The engine. Certificates are files in memory only, gone with this process."""
     import docker
-    from docker.tls import TLSConfig
 
     host = settings["host"] or "unix:///var/run/docker.sock"
-    tls: Any = False
-    files = []
-    if settings["tls"] is not None:
+    with (
+        _certificates(settings, secrets) as tls,
+        tunnel(host) if host.startswith("ssh://") else nullcontext(host) as url,
+    ):
+        engine = docker.DockerClient(base_url=url, tls=tls, timeout=ENGINE_SECONDS, version="auto")
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+
+@contextmanager
+def _certificates(settings: dict[str, Any], secrets: dict[str, str]) -> Iterator[Any]:
+    """What the SDK takes for TLS; False: none of it."""
+    from docker.tls import TLSConfig
+
+    if settings["tls"] is None:
+        yield False
+        return
+    with contextlib.ExitStack() as files:
         paths = {}
         for name in ("ca", "cert", "key"):
             file = os.memfd_create(name)
+            files.callback(os.close, file)
             os.write(file, secrets[f"tls.{name}"].encode())
-            files.append(file)
             paths[name] = f"/proc/self/fd/{file}"
-        tls = TLSConfig(client_cert=(paths["cert"], paths["key"]), ca_cert=paths["ca"], verify=True)
-    engine = docker.DockerClient(
-        base_url=host, tls=tls, timeout=ENGINE_SECONDS, version="auto", use_ssh_client=host.startswith("ssh://")
-    )
-    try:
-        yield engine
-    finally:
-        engine.close()
-        for file in files:
-            os.close(file)
+        yield TLSConfig(client_cert=(paths["cert"], paths["key"]), ca_cert=paths["ca"], verify=True)
