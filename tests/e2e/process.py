@@ -14,7 +14,7 @@ from typing import Any
 from tests.guardian import end_with_us
 
 #: Others may be using this machine: what has no promise of its own gets this long.
-PATIENCE = 60.0
+PATIENCE = 180.0
 
 
 def until(look: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:

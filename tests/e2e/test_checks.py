@@ -13,7 +13,7 @@ from tests.e2e.platform import Platform
 from tests.e2e.process import until
 from tests.tasks.probes.conftest import Server, answering, serving
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.e2e
 ALLOW = {"OPS_PROBE_ALLOW": "127.0.0.1/32"}
 OK, BROKEN = answering(b"ok"), answering(b"", "500 Broken")
 

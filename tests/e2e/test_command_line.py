@@ -14,7 +14,7 @@ from tests.conftest import SCHEMA
 from tests.e2e.platform import Platform
 from tests.e2e.process import Process, until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.e2e
 
 CELERY = str(Path(sys.executable).parent / "celery")
 

@@ -12,7 +12,7 @@ from tests.e2e.process import until
 from tests.tasks.hosted import needs_sshd
 
 __all__ = ["estate"]
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(300), needs_sshd]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, needs_sshd]
 
 CANNOT_TELL = "; nobody can tell how far it went"
 PREPARING = ("unknown", f"preparing, not switched{CANNOT_TELL}", None)

@@ -10,7 +10,7 @@ from db.services import schedules
 from tests.e2e.platform import Platform
 from tests.e2e.process import until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.e2e
 
 
 def runs(platform: Platform, outcome: str = "enqueued") -> list[int]:

@@ -10,7 +10,7 @@ from tests.e2e.platform import Deployed, Platform
 from tests.e2e.process import until
 from tests.tasks.test_driver_webhook import Ci, accepts, cut, running
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.e2e
 SECRET = "the-secret-of-the-hook"
 
 
