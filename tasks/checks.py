@@ -35,7 +35,7 @@ def dispatch() -> dict[str, Any] | None:
 
 def _dispatch(_session: Session) -> dict[str, Any] | None:
     with get_db_session(actor="tick checks", actor_type="beat") as session:
-        recalled = check_runs.recall(session)
+        changed = {"recalled": check_runs.recall(session), "excused": check_runs.excuse(session)}
     give_up = time.monotonic() + CLAIM_SECONDS
     sent = 0
     while time.monotonic() < give_up:
@@ -49,7 +49,8 @@ def _dispatch(_session: Session) -> dict[str, Any] | None:
         if claimed < check_runs.BATCH:
             break
     # Each batch leaves an entry of its own when it has run.
-    return {"recalled": recalled} if recalled else {} if sent else None
+    done = {name: count for name, count in changed.items() if count}
+    return done or ({} if sent else None)
 
 
 def _send(batch_id: UUID, check_ids: list[int]) -> None:

@@ -33,6 +33,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 ANSWER_SECONDS = 15.0
 #: A scrape or a look at the health holds for so long, however many ask.
 REMEMBER_SECONDS = 1.0
+#: Whoever asks after the health waits no longer: a database that is frozen does not answer.
+HEALTH_SECONDS = 4.0
 STOP_SECONDS = 5.0
 #: Nobody has anything to send us.
 BODY_BYTES = 64 * 1024
@@ -108,18 +110,22 @@ class Serve:
     async def healthz(self, _request: web.Request) -> web.Response:
         """200 while this process and its database answer; restarting it does not help where a beat is silent."""
         try:
-            found = await self.health.get()
-        except (Busy, OpsError, SQLAlchemyError):
+            found = await self._look()
+        except (Busy, TimeoutError, OpsError, SQLAlchemyError):
             return web.json_response({"status": "failing", "database": "does not answer"}, status=503)
         return web.json_response(found.liveness())
 
     async def readyz(self, _request: web.Request) -> web.Response:
         """200 while the platform works: a beat, a worker, the schema of this release, no pause."""
         try:
-            found = (await self.health.get()).readiness()
-        except (Busy, OpsError, SQLAlchemyError):
+            found = (await self._look()).readiness()
+        except (Busy, TimeoutError, OpsError, SQLAlchemyError):
             found = {"status": "not ready", "because": ["database"]}
         return web.json_response(found, status=503 if "because" in found else 200)
+
+    async def _look(self) -> health.Health:
+        async with asyncio.timeout(HEALTH_SECONDS):
+            return await self.health.get()
 
 
 def run(host: str, port: int, ready: Callable[[str], None]) -> None:

@@ -118,6 +118,17 @@ FROM {_SCHEMA}.monitoring_checks c WHERE c.id = s.check_id AND s.next_run_at IS 
 RETURNING s.check_id"""  # noqa: S608
 )
 
+# Who would have reported while we were away could not: it has its grace anew from now on, once after each report, and
+# is asked no sooner. What was late before, or has said that it failed, stays what it was.
+_EXCUSE = text(
+    f"""UPDATE {_SCHEMA}.check_states s SET beat_since_at = statement_timestamp(),
+  next_run_at = statement_timestamp() + make_interval(secs => (c.config ->> 'grace_seconds')::float)
+FROM {_SCHEMA}.monitoring_checks c WHERE c.id = s.check_id AND c.kind = 'heartbeat' AND s.state IN ('up', 'unknown')
+  AND NOT s.beat_failed AND s.beat_at >= s.beat_since_at AND s.beat_at <= :since
+  AND s.next_run_at < statement_timestamp() + make_interval(secs => (c.config ->> 'grace_seconds')::float)
+RETURNING s.check_id"""  # noqa: S608
+)
+
 _BEAT = text(
     f"""UPDATE {_SCHEMA}.check_states s SET
   beat_at = CASE WHEN :signal = 'start' THEN s.beat_at ELSE statement_timestamp() END,
@@ -213,6 +224,10 @@ class CheckRepository(Repository[MonitoringCheck]):
     def recall(self) -> int:
         """Make due what waits for a time of before the clock was set back; how many checks that were."""
         return len(self.session.scalars(_RECALL).all())
+
+    def excuse(self, since: datetime) -> int:
+        """Give heartbeats that could not report since then their grace anew; how many that were."""
+        return len(self.session.scalars(_EXCUSE, {"since": since}).all())
 
     def add_missed(self, missed: Sequence[Claimed]) -> None:
         """One row per check for all the runs that were not made before this one."""

@@ -31,6 +31,15 @@ class TickRepository:
         found: datetime | None = self.session.scalar(query)
         return found
 
+    def silent_since(self, name: str, longer_than: timedelta) -> datetime | None:
+        """When a periodic job last did its work, where that is longer ago than this; else None."""
+        found: datetime | None = self.session.scalar(
+            select(Tick.last_success_at).where(
+                Tick.name == name, Tick.last_success_at < func.clock_timestamp() - longer_than
+            )
+        )
+        return found
+
     def is_of_the_future(self, name: str) -> bool:
         """Whether it did its work at a time to come: the clock was set back since."""
         ahead = Tick.last_success_at > func.clock_timestamp()

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -33,6 +33,8 @@ MESSAGE_CHARACTERS = 500
 GAP = 2
 #: The tick that claims. That it has run at a time to come says that the clock was set back.
 TICK = "checks"
+#: Where it has not run for longer, the platform was away, and with it the door at which heartbeats report.
+AWAY = timedelta(seconds=30)
 #: Equal intervals spread: check n starts n times the golden ratio into its interval.
 _GOLDEN = 0.6180339887498949
 
@@ -76,6 +78,13 @@ def claim(session: Session) -> dict[UUID, list[int]]:
 def recall(session: Session) -> int:
     """After the database's clock was set back: what would wait for the time that it had is due now. How many checks."""
     return CheckRepository(session).recall() if TickRepository(session).is_of_the_future(TICK) else 0
+
+
+def excuse(session: Session) -> int:
+    """After the platform was away: a heartbeat that was due meanwhile, or is soon, has its grace anew, since it may have
+    found nobody to report to. How many."""
+    since = TickRepository(session).silent_since(TICK, AWAY)
+    return 0 if since is None else CheckRepository(session).excuse(since)
 
 
 def load(session: Session, *, batch_id: UUID, check_ids: Sequence[int]) -> list[Run]:

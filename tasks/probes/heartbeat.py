@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from db.heartbeats import deadline
@@ -16,6 +16,9 @@ async def look(plan: ProbePlan, net: Net) -> Seen:  # noqa: ARG001 - nothing is 
     now, since, beat_at, started_at = (plan.known[name] for name in ("now", "since", "beat_at", "started_at"))
     facts = _facts(beat_at, started_at)
     due_at = deadline(config, beat_at or since)
+    if beat_at is not None and since > beat_at:
+        # We were away: it may have tried to report.
+        due_at = max(due_at, since + timedelta(seconds=config.grace_seconds))
     if now >= due_at:
         # Whoever is late is looked at when it reports; now and then, should that be overlooked.
         again = deadline(config, now)

@@ -299,6 +299,15 @@ def test_a_heartbeat_is_down_when_its_period_and_grace_are_over():
     assert heartbeat(timedelta(seconds=9)).due_at == NOW + timedelta(seconds=61)
 
 
+def test_a_heartbeat_that_could_not_report_may_do_so_for_its_grace_and_no_longer():
+    back = {"since": timedelta(seconds=4)}
+    assert heartbeat(timedelta(seconds=90), **back).status is UP
+    assert heartbeat(timedelta(seconds=90), **back).due_at == NOW + timedelta(seconds=6)
+    assert heartbeat(timedelta(seconds=30), **back).due_at == NOW + timedelta(seconds=40), "no sooner than it had to"
+    late = heartbeat(timedelta(seconds=90), since=timedelta(seconds=10))
+    assert late.message == "it has not reported in time; due by 2026-03-28 12:00:00 UTC"
+
+
 def test_cron_lines_are_read_where_clocks_change():
     """On 2026-03-29 there is no 02:30 in Berlin: cron runs it when the clock has gone on."""
     config = HeartbeatCheck(cron="30 2 * * *", timezone="Europe/Berlin", grace_seconds=60)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
+import threading
 import time
 from uuid import uuid4
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 
 from tests.conftest import Database
 from tests.worker.serve.conftest import OPS, Server, serving
-from worker.serve import connections, doors
+from worker.serve import connections, doors, health
+from worker.server import Serve
 
 TOKEN = "t" * 16 + "-metrics"
 
@@ -88,6 +93,26 @@ def test_without_a_database_it_starts_says_so_and_names_nothing(database: Databa
     assert code == 0
     assert "secret-word" not in remarks
     assert "Traceback" not in remarks
+
+
+def test_a_database_that_is_frozen_is_said_not_to_answer_before_who_asks_gives_up(monkeypatch, database) -> None:
+    monkeypatch.setattr("worker.server.HEALTH_SECONDS", 0.01)
+    thawed = threading.Event()
+    serve = Serve()
+    serve.health = doors.Remembered(serve.threads, lambda: thawed.wait(60) and health.look(), 1.0)
+
+    async def ask() -> list[web.Response]:
+        request = make_mocked_request("GET", "/")
+        try:
+            return [await serve.healthz(request), await serve.readyz(request)]
+        finally:
+            thawed.set()
+
+    live, ready = asyncio.run(ask())
+    serve.threads.close()
+    serve.ping_threads.close()
+    assert (live.status, live.text) == (503, '{"status": "failing", "database": "does not answer"}')
+    assert (ready.status, ready.text) == (503, '{"status": "not ready", "because": ["database"]}')
 
 
 def test_every_answer_is_hardened_and_what_is_not_there_is_not_there(server: Server) -> None:
