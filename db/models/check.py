@@ -86,8 +86,8 @@ class CheckStanding(Base):
     ``since_at``: since when the state holds. ``next_run_at``: when it is due, NULL while paused; while a run is in
     flight, when that is given up. ``scheduled_at`` and ``batch_id``: the run in flight; a result that names another
     changes nothing. ``blind_at``: since when no run could see anything. ``last_*``: the newest run.
-    ``beat_since_at``: since when a heartbeat is expected to report, or later than ``beat_at``: since when it can again; ``beat_at``, ``beat_failed``,
-    ``beat_started_at``: what it has reported.
+    ``beat_since_at``: since when a heartbeat is expected to report, or, later than ``beat_at``, since when it can
+    again; ``beat_at``, ``beat_failed``, ``beat_started_at``: what it has reported.
     """
 
     __tablename__ = "check_states"

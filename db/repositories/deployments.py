@@ -130,6 +130,11 @@ class DeploymentRepository(Repository[Deployment]):
             where.append(Deployment.status.in_(statuses))
         return self.session.scalar(select(Deployment).where(*where).order_by(Deployment.id.desc()).limit(1))
 
+    def lock_way_back(self, application_id: int, infrastructure_id: int) -> None:
+        """Whoever else asks for the way back there waits until the end of this transaction."""
+        name = f"ops_way_back:{Deployment.__table__.schema}:{infrastructure_id}/{application_id}"
+        self.session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
+
     def latest_begun(self, application_id: int, infrastructure_id: int) -> Deployment | None:
         """The deployment that changed something there last: the newest that was begun and has ended, unless it has
         been rolled back."""

@@ -81,8 +81,8 @@ def recall(session: Session) -> int:
 
 
 def excuse(session: Session) -> int:
-    """After the platform was away: a heartbeat that was due meanwhile, or is soon, has its grace anew, since it may have
-    found nobody to report to. How many."""
+    """After the platform was away: a heartbeat that was due meanwhile, or is soon, has its grace anew, since it may
+    have found nobody to report to. How many."""
     since = TickRepository(session).silent_since(TICK, AWAY)
     return 0 if since is None else CheckRepository(session).excuse(since)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from db.connection import get_db_session
 from db.errors import Conflict, InvalidInput, NotFound, PermissionDenied
 from db.models import AuditLog, Deployment, Job
 from db.service import DatabaseService
@@ -175,3 +177,24 @@ def test_it_takes_an_operator(session, put, anna, shop, here, person):
             DatabaseService(session, actor).rollback(user.id, shop.id, here.id)
     made = DatabaseService(session, anna).rollback(anna.id, shop.id, here.id)
     assert (made.version, session.get(Job, made.job_id).lock_key) == ("v1", deployments.lock_key(made))
+
+
+def test_of_two_who_go_back_at_once_one_is_told_that_the_other_does(session, anna, shop, here, put, sql):
+    put("v1")
+    put("v2")
+    where = {"user_id": anna.id, "application_id": shop.id, "infrastructure_id": here.id}
+    first = rollbacks.create(session, **where)
+
+    def second() -> None:
+        with get_db_session() as other:
+            rollbacks.create(other, **where)
+
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'"
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(second)
+        while not asked.done() and sql(waits) == [(0,)]:
+            pass
+        session.commit()
+        with pytest.raises(Conflict, match=f"deployment {first.id} is pending there"):
+            asked.result()
+    assert sql("SELECT count(*) FROM deployments WHERE rollback_deployment_id IS NOT NULL") == [(1,)]
