@@ -53,7 +53,8 @@ def downgrade(
     if not yes:
         typer.confirm(f"Undo migrations down to {revision}? Data is lost.", abort=True)
     migrate.downgrade(revision)
-    out.result({"revision": revision}, f"the database is at {revision}")
+    now = next((each.revision for each in migrate.history() if each.applied), "base")
+    out.result({"revision": now}, f"the database is at {now}")
 
 
 @app.command()

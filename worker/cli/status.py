@@ -154,12 +154,14 @@ def _tick(tick: Tick) -> dict[str, Any]:
 def _print(status: dict[str, Any]) -> None:
     for name in ("database", "broker"):
         part = status[name]
-        words = "answers" if part["answers"] else f"does not answer: {part['problem']}"
+        # A server that answers, with tables that are not this release's, is nothing to be started.
+        wrong = "cannot be used" if part.get("server") else "does not answer"
+        words = "answers" if part["answers"] else f"{wrong}: {part['problem']}"
         out.line(f"{name:9} {part['url'] or '-'}  {words}", style=None if part["answers"] else "bold red")
         if part["because"]:
             out.line(f"{'':9} from {part['because']}", style="dim")
     if "processes" not in status:
-        if is_embedded():
+        if is_embedded() and not status["database"].get("server"):
             out.line("next: ops up --detach, if it does not run: the settings are those of its folder")
         return
     rows = [

@@ -10,6 +10,9 @@ from worker.cli.output import show as cell
 
 def print_trouble(status: dict[str, Any]) -> None:
     """Print what of it there is; nothing where nothing is wrong."""
+    alive = {each["kind"] for each in status["processes"] if each["alive"]}
+    if "worker" in alive and "beat" not in alive:
+        out.line("no beat lives: checks, schedules and seals wait; next: celery -A worker.app beat", style="yellow")
     draining = [each["name"] for each in status["processes"] if each["alive"] and each["draining_at"] is not None]
     if draining:
         out.line(f"{len(draining)} drained: {', '.join(draining)}; next: ops undrain --all", style="yellow")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from db import migrate
 from tests.worker.cli.conftest import Ops
 
 
@@ -39,3 +40,20 @@ def test_what_does_not_stand_on_the_screen_is_counted(ready: Ops, sql) -> None:
     told = ready("status").stdout
     assert "and 3 more that are open: ops alert list" in told
     assert "and 2 more: ops check list --state down" in told
+
+
+def test_workers_without_a_beat_and_tables_of_another_release_are_told_of(ready: Ops, sql) -> None:
+    sql("INSERT INTO processes (id, kind, name, host, pid, info, seen_at) "
+        "VALUES (gen_random_uuid(), 'worker', 'checks@web1', 'web1', 1, '{}', now() + interval '1 h')")  # fmt: skip
+    assert "no beat lives" in ready("status").stdout
+    sql("INSERT INTO processes (id, kind, name, host, pid, info, seen_at) "
+        "VALUES (gen_random_uuid(), 'beat', 'beat@web1', 'web1', 1, '{}', now() + interval '1 h')")  # fmt: skip
+    assert "no beat lives" not in ready("status").stdout
+    newest, before = (each.revision for each in migrate.history()[:2])
+    try:
+        assert ready("db", "downgrade", "--yes", "--json", "--", "-1").json == {"revision": before}
+        told = ready("status").stdout
+        assert f"cannot be used: the database is at migration {before}, this release needs {newest}" in told
+        assert "does not answer: the database" not in told
+    finally:
+        migrate.upgrade()
