@@ -6,6 +6,7 @@ from sqlalchemy.orm import Session
 
 from db.models import MonitoringCheck
 from db.services import check_runs
+from tasks.checks import dispatch
 from tests.db.services.test_checks import add, claim, load, make_due
 
 __all__ = ["add"]
@@ -53,3 +54,11 @@ def test_what_was_late_before_or_has_failed_or_could_report_has_no_excuse(sessio
     for wrong in ("state = 'down'", "state = 'up', beat_failed = true"):
         sql(f"UPDATE check_states SET {wrong} WHERE check_id = %s", backup.id)
         assert excuse(session) == 0, wrong
+
+
+def test_the_first_tick_after_we_were_away_gives_it(session, add, sql):
+    backup = add("backup", "heartbeat", {"period_seconds": 30, "grace_seconds": 15})
+    away(sql, backup)
+    assert dispatch() == {"excused": 1}
+    sql("UPDATE ticks SET last_success_at = now() - interval '3 s' WHERE name = 'checks'")
+    assert dispatch() is None
