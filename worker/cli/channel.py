@@ -182,12 +182,18 @@ def disable(name: Name, because: Annotated[str, typer.Option(help="Why.")] = "by
 @app.command()
 def rm(name: Name) -> None:
     """Remove a channel with its routes. Example: ops channel rm pager"""
-    from db.repositories import ChannelRepository
+    from db.repositories import ChannelRepository, RouteRepository
     from db.services import channels
 
     with acting.session(action="ops channel rm") as (session, actor):
-        channels.remove(session, channel=ChannelRepository(session).require_by_name(name), actor=actor)
-    out.result({"removed": name}, f"channel {name} is removed")
+        channel = ChannelRepository(session).require_by_name(name)
+        routes = RouteRepository(session).all_()
+        gone = sum(route.channel_id == channel.id for route in routes)
+        channels.remove(session, channel=channel, actor=actor)
+    said = f" with {gone} route{'s' if gone > 1 else ''}" if gone else ""
+    out.result({"removed": name, "routes": gone}, f"channel {name} is removed{said}")
+    if gone and gone == len(routes):
+        out.note("no route is left: nobody is told of alerts; ops route add CHANNEL")
 
 
 @app.command()

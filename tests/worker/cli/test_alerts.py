@@ -90,6 +90,16 @@ def test_what_reaches_a_channel_comes_from_stdin_and_is_shown_to_nobody(ready: O
     assert ready("channel", "rm", "hook").code == 0
 
 
+def test_a_channel_takes_its_routes_along_and_says_so(ready: Ops):
+    for name in ("one", "two"):
+        ready("channel", "add", name, "webhook", "--url", "http://127.0.0.1:1/")
+    ready("route", "add", "one")
+    ready("route", "add", "two", "--severity", "high")
+    gone = ready("channel", "rm", "two")
+    assert (gone.stdout, gone.stderr) == ("channel two is removed with 1 route\n", "")
+    assert "nobody is told of alerts" in ready("channel", "rm", "one").stderr
+
+
 def test_routes_and_rules(ready: Ops):
     ready("channel", "add", "hook", "webhook", "--url", "http://127.0.0.1:1/")
     added = ready("route", "add", "hook", "--severity", "high", "--match", "check=web", "--wait", "1m", "--repeat", "0")
