@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ for _name in list(os.environ):
         del os.environ[_name]
 for _name in ("DATABASE_URL", "CELERY_BROKER_URL", "REDIS_URL", "SECRET_KEY", "DEBUG", "DATABASE_DEBUG"):
     os.environ.pop(_name, None)
+# A run in the background is deaf to Ctrl-C, and whatever it starts would be so too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 _EMPTY = tempfile.mkdtemp(prefix="ops-test-nothing-")
 atexit.register(shutil.rmtree, _EMPTY, ignore_errors=True)  # benches have no end of a session
 os.environ["OPS_DATA_DIR"] = _EMPTY
