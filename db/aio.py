@@ -256,6 +256,7 @@ class DeploymentRepository(_Lifted[repositories.DeploymentRepository]):
     get = _lift(repositories.DeploymentRepository.get)
     require = _lift(repositories.DeploymentRepository.require)
     add = _lift(repositories.DeploymentRepository.add)
+    lock_way_back = _lift(repositories.DeploymentRepository.lock_way_back)
     delete = _lift(repositories.DeploymentRepository.delete)
     change = _lift(repositories.DeploymentRepository.change)
     move = _lift(repositories.DeploymentRepository.move)

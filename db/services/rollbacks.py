@@ -43,7 +43,9 @@ def create(
     if actor is not None and actor.id != user_id:
         rights.require(actor, Role.ADMIN, "deploying for others")
     # Two who ask at once would both find that nothing waits there.
-    DeploymentRepository(session).lock_way_back(application_id, infrastructure_id)
+    application = ApplicationRepository(session).require(application_id)
+    place = InfrastructureRepository(session).require(infrastructure_id)
+    DeploymentRepository(session).lock_way_back(application.id, place.id)
     way = find(session, application_id=application_id, infrastructure_id=infrastructure_id, version=version)
     return deployments.add(
         session, _again(session, way.target), user_id=user_id, application_id=application_id,
