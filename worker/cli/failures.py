@@ -17,6 +17,9 @@ from db.errors import (
 )
 from db.settings import find_data_dir, origin
 
+#: What to do where the stack of `ops up` does not answer.
+START_IT = "ops up --detach, if it does not run: the settings are those of its folder"
+
 
 def explain(error: BaseException) -> OpsError | None:
     """The error of ours that this is, or None."""
@@ -34,7 +37,7 @@ def explain(error: BaseException) -> OpsError | None:
 def what_to_do(error: OpsError) -> str | None:
     """The hint of an error; of a database that does not answer, and is that of `ops up`, that it may not run."""
     if isinstance(error, DatabaseUnavailable) and error.hint in (None, "ops status") and is_embedded():
-        return "ops up --detach, if it does not run: the settings are those of its folder"
+        return START_IT
     return error.hint
 
 

@@ -15,7 +15,7 @@ from db.repositories.stats import StatsRepository
 from db.seals import seal_keys
 from db.services import sealing
 from db.settings import find_data_dir, get_settings, origin
-from worker.cli.failures import explain, is_embedded
+from worker.cli.failures import START_IT, explain, is_embedded
 from worker.cli.output import ago, out
 from worker.cli.output import show as cell
 from worker.cli.trouble import print_trouble
@@ -162,7 +162,7 @@ def _print(status: dict[str, Any]) -> None:
             out.line(f"{'':9} from {part['because']}", style="dim")
     if "processes" not in status:
         if is_embedded() and not status["database"].get("server"):
-            out.line("next: ops up --detach, if it does not run: the settings are those of its folder")
+            out.line(f"next: {START_IT}")
         return
     rows = [
         (each["kind"], each["name"], each["pid"], _life(each), ago(each["seen_at"]),
